@@ -1,0 +1,351 @@
+"""The plugin kinds and the value types that they exchange. Nothing here knows a concrete plugin.
+
+Shapes: T tasks, B rows, L tokens, D features, C outputs, P shared parameters.
+Every plugin class takes what the core gives it as positional arguments (named in its kind's docstring) and its
+options as typed keyword-only arguments, which `mtk.plugins.build` validates.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+# ---------------------------------------------------------------------------------------------- rows and tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of a task: `label` is what the task's Target parsed, or None where it is missing."""
+
+    id: str
+    text: str
+    pair: str | None = None
+    label: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """One tokenised sequence: `words[i]` is the index of the word that token i belongs to, None for special tokens."""
+
+    ids: list[int]
+    types: list[int]
+    words: list[int | None]
+    truncated: bool = False
+
+
+class Tokenizer(Protocol):
+    """Turns texts, or pairs joined into one sequence, into encodings no longer than `max_length` tokens."""
+
+    pad_id: int
+
+    def encode(self, rows: Sequence[tuple[str, str | None]], max_length: int) -> list[Encoding]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Padded token arrays: ids, types [B, L] int64; mask [B, L] bool, True on real tokens."""
+
+    ids: Tensor
+    types: Tensor
+    mask: Tensor
+
+    def to(self, device: torch.device) -> TokenBatch:
+        return TokenBatch(*(t.to(device, non_blocking=True) for t in (self.ids, self.types, self.mask)))
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What an encoder says of B rows: pooled [B, D]; tokens [B, L, D] or None; mask [B, L]."""
+
+    pooled: Tensor
+    tokens: Tensor | None
+    mask: Tensor
+
+    def rows(self, start: int, stop: int) -> Features:
+        tokens = None if self.tokens is None else self.tokens[start:stop]
+        return Features(self.pooled[start:stop], tokens, self.mask[start:stop])
+
+
+# ---------------------------------------------------------------------------------------------- targets
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Collated labels of B rows: labels [B, ...]; mask of the same leading shape, True where a label is present.
+
+    count: how many items the loss sums over (rows, or tagged tokens): known before any forward, so that a step of
+        several micro-batches divides by the count of the whole step.
+    places: [B, L] bool, where a token-level target wants a prediction; None for row-level targets.
+    """
+
+    labels: Tensor
+    mask: Tensor
+    count: int
+    places: Tensor | None = None
+
+    def to(self, device: torch.device) -> Targets:
+        places = None if self.places is None else self.places.to(device, non_blocking=True)
+        labels, mask = (t.to(device, non_blocking=True) for t in (self.labels, self.mask))
+        return Targets(labels, mask, self.count, places)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One row's answer: `value` compares with a parsed label, `label` is for people and JSON, `score` its strength."""
+
+    value: Any
+    label: Any
+    score: float
+    probabilities: Mapping[str, float] | None = None
+
+
+class Target(ABC):
+    """What a label is. `size` is the number of outputs C that a plain head needs; `primary` names the main metric."""
+
+    size: int
+    primary: str
+
+    @abstractmethod
+    def parse(self, raw: Any) -> Any:
+        """A raw label from a file as a parsed one. Raises ValueError that says what was expected."""
+
+    def align(self, label: Any, words: Sequence[int | None]) -> Any:
+        """The label for a tokenised row; token-level targets spread (or mark) it over `words`."""
+        return label
+
+    @abstractmethod
+    def collate(self, labels: Sequence[Any], length: int) -> Targets:
+        """B aligned labels (None where missing) of rows padded to `length` tokens."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, targets: Targets) -> Tensor:
+        """The natural loss of outputs [B, C], *summed* over the labelled items: a float32 scalar."""
+
+    @abstractmethod
+    def predict(self, outputs: Any, targets: Targets) -> list[Prediction]:
+        """B predictions; a bounded target's values stay inside its bounds."""
+
+    @abstractmethod
+    def metrics(self, predictions: Sequence[Prediction], labels: Sequence[Any]) -> dict[str, float]:
+        """Whole-split figures, higher is better, with `primary` among them."""
+
+
+# ---------------------------------------------------------------------------------------------- task
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a task's rows come from: `origin` is shown to the user; `sample` marks data whose scores mean nothing."""
+
+    origin: str
+    files: Mapping[str, Path] = field(default_factory=dict)
+    sample: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TaskContext:
+    """What the core tells a task: its instance name, the user's data folder if any, and whether a sample may serve."""
+
+    name: str
+    data: Path | None = None
+    allow_sample: bool = False
+
+
+class Task(ABC):
+    """A named set of rows with one kind of label. Built with a TaskContext.
+
+    paired: rows hold two texts. columns: the names of the text columns in the task's files, for prediction input.
+    default_head: a head's name. trained: False for a task that is only evaluated. weight: of its loss.
+    """
+
+    target: Target
+    paired: bool = False
+    columns: tuple[str, ...] = ("text",)
+    default_head: str = "linear"
+    trained: bool = True
+    weight: float = 1.0
+
+    def __init__(self, context: TaskContext) -> None:
+        self.name = context.name
+        self.context = context
+
+    @property
+    @abstractmethod
+    def source(self) -> Source:
+        """Where the rows come from. Raises DataError where they cannot be had."""
+
+    @abstractmethod
+    def examples(self, split: str) -> Sequence[Example]:
+        """The rows of `train`, `dev` or `test`, the same at every call. Raises DataError."""
+
+    def read(self, file: Path) -> Sequence[Example]:
+        """The rows of a file in this task's own format; labels may be missing. Raises DataError."""
+        raise NotImplementedError(f"task '{self.name}' reads no files of its own")
+
+    def metrics(self, predictions: Sequence[Prediction], labels: Sequence[Any]) -> dict[str, float]:
+        return self.target.metrics(predictions, labels)
+
+    @property
+    def primary(self) -> str:
+        return self.target.primary
+
+
+# ---------------------------------------------------------------------------------------------- model parts
+
+
+class Encoder(nn.Module, ABC):
+    """The shared text encoder: token rows -> features.
+
+    spec: the registered name and the options that, with `source=FOLDER` added, load what `save` wrote.
+    """
+
+    tokenizer: Tokenizer
+    hidden_size: int
+    max_length: int
+    spec: tuple[str, Mapping[str, Any]]
+
+    @abstractmethod
+    def forward(self, batch: TokenBatch) -> Features:
+        """Features of the batch's B rows, row by row: no row may depend on another."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Weights (safetensors), configuration and tokenizer into an existing folder."""
+
+
+class Head(nn.Module, ABC):
+    """Reads features, gives outputs and a loss. Built with (hidden_size, target).
+
+    reads: `cross` (a pair is one sequence) or `bi` (each text is encoded by itself).
+    needs_tokens: wants Features.tokens. views: how many dropout views of each row it wants while training.
+    """
+
+    reads: ClassVar[Literal["cross", "bi"]] = "cross"
+    needs_tokens: ClassVar[bool] = False
+    views: int = 1
+
+    def __init__(self, hidden_size: int, target: Target) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.target = target
+
+    @abstractmethod
+    def forward(self, *features: Features) -> Any:
+        """Outputs for B rows, from one Features a view and text: (a), (a, b), (a, a'), (a, b, a', b')."""
+
+    def loss(self, outputs: Any, targets: Targets) -> Tensor:
+        """The loss *summed* over the labelled items; the caller divides by the step's count."""
+        return self.target.loss(outputs, targets)
+
+    def predict(self, outputs: Any, targets: Targets) -> list[Prediction]:
+        return self.target.predict(outputs, targets)
+
+
+# ---------------------------------------------------------------------------------------------- training parts
+
+
+@dataclass(frozen=True, slots=True)
+class StepInfo:
+    """What a combiner may know of a step: the present tasks, in the order of every [T], and where we are."""
+
+    tasks: tuple[str, ...]
+    step: int
+    epoch: int
+    generator: torch.Generator
+
+
+class GradientCombiner:
+    """Turns per-task losses or gradients into one update of the shared parameters. (Elsewhere: aggregator, weighting.)
+
+    needs: `nothing` (weights that read no loss), `losses` (loss weights), `gram` (gradient weights from the float64
+        Gramian of the shared gradients), `gradients` (element-wise). The engine does the least work that serves it.
+    looks_again: wants `after_step` with the same rows' losses, same dropout, after the optimizer moved.
+    Loss weights scale heads too; gradient weights and `combine` touch shared parameters only.
+    """
+
+    needs: ClassVar[Literal["nothing", "losses", "gram", "gradients"]] = "losses"
+    looks_again: ClassVar[bool] = False
+
+    def loss_weights(self, losses: Tensor, info: StepInfo) -> Tensor:
+        """losses [T] (detached) -> weights [T]."""
+        return torch.ones_like(losses)
+
+    def gradient_weights(self, gram: Tensor, losses: Tensor, info: StepInfo) -> Tensor:
+        """gram [T, T] float64 on the CPU, losses [T] -> weights [T] float64."""
+        return torch.ones(len(info.tasks), dtype=torch.float64)
+
+    def combine(self, chunk: Tensor, info: StepInfo) -> Tensor:
+        """chunk [T, n] of the gradients -> [n]; called for every chunk when needs = `gradients`."""
+        return chunk.sum(0)
+
+    def after_step(self, losses_again: Tensor, info: StepInfo) -> None:
+        """losses [T] of the same rows after the optimizer step; called when `looks_again`."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """State to checkpoint: tensors, numbers, strings and containers of them."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Optimizer steps done, and steps in all. `fraction` runs from 0 to 1."""
+
+    step: int
+    total: int
+
+    @property
+    def fraction(self) -> float:
+        return min(1.0, self.step / max(1, self.total))
+
+
+class Scheduler(ABC):
+    """The learning rate as a factor of progress. (Ray calls ASHA and PBT schedulers; here those are tuners.)"""
+
+    @abstractmethod
+    def factor(self, progress: Progress) -> float:
+        """The factor on every learning rate for the step that comes after `progress.step` steps; >= 0."""
+
+
+class Mixer(ABC):
+    """How many rows each task gives to an epoch: a pure function of its arguments."""
+
+    @abstractmethod
+    def rows(self, sizes: Mapping[str, int], epoch: int, epochs: int, generator: torch.Generator) -> dict[str, int]:
+        """Rows per task for `epoch` (from 0); more than its size means that rows come again."""
+
+
+class Augmentation(ABC):
+    """Training rows -> training rows, before tokenising. Dev and test rows never pass here."""
+
+    @abstractmethod
+    def __call__(self, task: Task, rows: Sequence[Example], generator: torch.Generator) -> Sequence[Example]: ...
+
+
+class Trial(Protocol):
+    """One run inside a search: its parameters (dotted configuration keys), and the checkpoint it starts from."""
+
+    parameters: Mapping[str, Any]
+    checkpoint: Path | None
+
+    def report(self, epoch: int, metrics: Mapping[str, float], checkpoint: Path) -> bool:
+        """Tells the tuner an epoch's metrics; False means stop now."""
+        ...
+
+
+class Tuner(ABC):
+    """Searches across runs."""
+
+    @abstractmethod
+    def search(
+        self, run: Callable[[Trial], None], space: Mapping[str, Any], seed: int
+    ) -> Iterator[tuple[Mapping[str, Any], Mapping[str, float]]]:
+        """Runs trials drawn from `space`; yields the parameters and last metrics of each trial as it ends."""
