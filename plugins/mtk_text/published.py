@@ -1,0 +1,72 @@
+"""The published CS 224N files: names, git blob ids, whose they are; and the folder that keeps them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = "gpoesia/minbert-default-final-project"
+COMMIT = "7ac8260"
+BASE_URL = f"https://raw.githubusercontent.com/{REPOSITORY}/{COMMIT}/data"
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedFile:
+    """One file under data/ of the repository; `blob` is its git blob id, `size` its bytes where known."""
+
+    name: str
+    blob: str
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One data set: its files by split, whom to cite, and the terms that it comes under."""
+
+    title: str
+    files: Mapping[str, PublishedFile]
+    citation: str
+    terms: str
+
+
+PUBLISHED: Mapping[str, Published] = {
+    "sst": Published(
+        "Stanford Sentiment Treebank",
+        {
+            "train": PublishedFile("ids-sst-train.csv", "9cb7333cb1dae49c2bd2a4b56a24882a6e8704b5", 1_175_139),
+            "dev": PublishedFile("ids-sst-dev.csv", "3171aa629a340809d2db4a50df8f6e5ec9420ab0", 151_384),
+            "test": PublishedFile("ids-sst-test-student.csv", "bbd2313758825f86e24416d6aad64cd93370cf7a", 313_202),
+        },
+        "Socher et al.: Recursive Deep Models for Semantic Compositionality Over a Sentiment Treebank. EMNLP 2013.",
+        "No licence is stated by its authors (film reviews from Rotten Tomatoes); use it for research.",
+    ),
+    "quora": Published(
+        "Quora Question Pairs",
+        {
+            "train": PublishedFile("quora-train.csv", "a3b5546f6a0e65b60a328a5d294d1038f5bed1da"),
+            "dev": PublishedFile("quora-dev.csv", "de7cfa32428fd470b93f778fccc45a619e01336f", 3_205_321),
+            "test": PublishedFile("quora-test-student.csv", "f257ef00558555afb50819578a58205732b16354"),
+        },
+        "Iyer, Dandekar and Csernai: First Quora Dataset Release: Question Pairs. Quora, 2017.",
+        "Quora's terms of service: non-commercial use only.",
+    ),
+    "sts": Published(
+        "STS benchmark",
+        {
+            "train": PublishedFile("sts-train.csv", "12b17760e7795fee35aeeabc290d5651de02622a", 928_832),
+            "dev": PublishedFile("sts-dev.csv", "9392860e584717976b8d817cc40c9e6ceeec27e0", 132_265),
+            "test": PublishedFile("sts-test-student.csv", "25f0cf8fafdd1f82b9e2bb460c708af34341ce60", 256_677),
+        },
+        "Cer et al.: SemEval-2017 Task 1: Semantic Textual Similarity. SemEval 2017, arXiv 1708.00055.",
+        "Several sources, each under its own terms: see LICENSE.txt in the benchmark's own download.",
+    ),
+}
+
+
+def cache_folder() -> Path:
+    """Where fetched files live: $MTK_CACHE, else $XDG_CACHE_HOME/mtk, else ~/.cache/mtk; always its `cs224n`."""
+    own, shared = os.environ.get("MTK_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    root = Path(own) if own else (Path(shared) if shared else Path.home() / ".cache") / "mtk"
+    return root.expanduser() / "cs224n"
