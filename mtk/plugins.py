@@ -5,17 +5,17 @@ A plugin that cannot be loaded is set aside whole (`broken()`), with one line th
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import inspect
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from mtk.errors import ConfigError, MTKError, PluginError, did_you_mean
-from mtk.options import Option, check_options, options_of, parse_spec
+from mtk.building import accepted, construct, one_line, options_for, target_of
+from mtk.errors import PluginError, did_you_mean
+from mtk.options import Option, check_options, parse_spec
 from mtk.registration import KINDS, Broken, Collector, Command, Registration
 
 __all__ = [
@@ -38,7 +38,6 @@ __all__ = [
 ]
 
 _BUILT_IN = "multitask-toolkit"
-_BASES = {kind: kind.title() for kind in KINDS} | {"combiner": "GradientCombiner"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,7 @@ class Plugins:
         if name in self._names[kind]:
             return self._names[kind][name], {}
         for registration in known.values():
-            found = _accepted(registration, name)
+            found = accepted(registration, name)
             if found is not None:
                 return registration, found
         away = "".join(f"; plugin '{b.plugin}' is broken ({b.reason})" for b in self._broken)
@@ -111,23 +110,18 @@ class Plugins:
         The option "" stands for the first one. Raises PluginError (an unknown or wrong plugin, an unknown option),
         ConfigError (an option is missing or wrong), and other MTKErrors as the plugin raised them.
         """
-        registration, accepted = self.find(kind, name)
-        target = _target(registration)
-        where = f"{kind} '{registration.name}'"
-        values = check_options(_options(registration, target), {**accepted, **options}, where)
-        try:
-            inspect.signature(target).bind(*context, **values)
-        except TypeError as error:
-            given = ", ".join(type(value).__name__ for value in context)
-            raise registration.fault("build", f"{_text(target)} cannot be built with ({given}): {error}") from error
-        return _construct(registration, target, context, values)
+        registration, preset = self.find(kind, name)
+        target = target_of(registration)
+        known = options_for(registration, target)
+        values = check_options(known, {**preset, **options}, f"{kind} '{registration.name}'")
+        return construct(registration, target, context, values)
 
     def describe(self, kind: str, name: str) -> Description:
         """A plugin's registration, options and documentation. Raises PluginError where it cannot be imported."""
         registration, _ = self.find(kind, name)
-        target = _target(registration)
+        target = target_of(registration)
         doc = inspect.cleandoc(target.__doc__ or "").split("\n\n")[0]
-        return Description(registration, list(_options(registration, target).values()), " ".join(doc.split()))
+        return Description(registration, list(options_for(registration, target).values()), " ".join(doc.split()))
 
     def options(self, kind: str, name: str) -> list[Option]:
         """The options of a plugin's constructor, in order. Raises PluginError as `describe` does."""
@@ -160,7 +154,7 @@ class Plugins:
         except (Exception, SystemExit) as error:
             own = isinstance(error, PluginError)
             reason = str(error) if own else f"plugin '{name}' cannot be loaded: {type(error).__name__}: {error}"
-            self._broken.append(Broken(name, distribution, version, _line(reason)))
+            self._broken.append(Broken(name, distribution, version, one_line(reason)))
             return
         for registration in collector.registrations:
             self._registered[registration.kind][registration.name] = registration
@@ -171,89 +165,6 @@ class Plugins:
 def _origin(point: EntryPoint) -> tuple[str, str]:
     distribution = getattr(point, "dist", None)
     return (distribution.name, distribution.version) if distribution else ("", "")
-
-
-def _accepted(registration: Registration, text: str) -> dict[str, Any] | None:
-    if registration.accepts is None:
-        return None
-    try:
-        found = registration.accepts(text)
-    except MTKError:
-        raise
-    except Exception as error:
-        raise registration.fault("accepts", f"on '{text}': {type(error).__name__}: {_line(error)}") from error
-    if found is not None and not isinstance(found, Mapping):
-        raise registration.fault("accepts", f"expected options or None, found {found!r}")
-    return None if found is None else dict(found)
-
-
-def _target(registration: Registration) -> Callable[..., Any]:
-    """What `build` names, imported. Raises PluginError."""
-    target: Any = registration.build
-    if isinstance(target, str):
-        module, _, path = target.partition(":")
-        try:
-            target = importlib.import_module(module)
-            for attribute in path.split("."):
-                target = getattr(target, attribute)
-        except (Exception, SystemExit) as error:
-            text = f"'{registration.build}' cannot be imported: {type(error).__name__}: {_line(error)}"
-            raise registration.fault("build", text) from error
-    if not callable(target):
-        raise registration.fault("build", f"'{registration.build}' is not callable: {target!r}")
-    base = _base(registration.kind)
-    if isinstance(target, type) and not issubclass(target, base):
-        raise registration.fault("build", f"{_text(target)} is no mtk.{base.__name__}")
-    return target
-
-
-def _options(registration: Registration, target: Callable[..., Any]) -> dict[str, Option]:
-    try:
-        return options_of(target)
-    except (TypeError, ValueError, PluginError) as error:
-        raise registration.fault("build", f"options of {_text(target)}: {_line(error)}") from error
-
-
-def _construct(
-    registration: Registration, target: Callable[..., Any], context: tuple[Any, ...], values: Mapping[str, Any]
-) -> Any:
-    where = f"{registration.kind} '{registration.name}'"
-    try:
-        built = target(*context, **values)
-    except ImportError as error:
-        raise PluginError(f"{where} of plugin '{registration.plugin}' lacks a package: {_line(error)}") from error
-    except (ConfigError, ValueError, OSError) as error:
-        given = ", ".join(f"{name}={value!r}" for name, value in values.items())
-        raise ConfigError(f"{where}: {_line(error)}{f' (options: {given})' if given else ''}") from error
-    except MTKError:
-        raise
-    except Exception as error:
-        abstract = getattr(target, "__abstractmethods__", None)
-        if abstract:
-            text = f"{_text(target)} does not define {', '.join(sorted(abstract))}"
-            raise registration.fault("build", text) from error
-        error.add_note(f"while building {where} of plugin '{registration.plugin}'")
-        raise
-    base = _base(registration.kind)
-    if registration.kind == "exporter" and not callable(built):
-        raise registration.fault("build", f"{_text(target)} gave {built!r}, which cannot be called")
-    if not isinstance(built, base):
-        raise registration.fault("build", f"{_text(target)} gave {built!r}, which is no mtk.{base.__name__}")
-    return built
-
-
-def _base(kind: str) -> type:
-    if kind == "exporter":
-        return object
-    return getattr(importlib.import_module("mtk.interfaces"), _BASES[kind])
-
-
-def _text(target: Any) -> str:
-    return getattr(target, "__qualname__", None) or repr(target)
-
-
-def _line(text: object) -> str:
-    return " ".join(str(text).split())
 
 
 _default: Plugins | None = None

@@ -93,7 +93,7 @@ class Collector:
                 near = did_you_mean(caller.name, hooks)
                 raise PluginError(f"plugin '{plugin}': there is no hook '{caller.name}'{near}")
         if not callers:
-            raise PluginError(f"plugin '{plugin}': no function is marked with mtk.hookimpl; hooks: {', '.join(hooks)}")
+            raise PluginError(f"plugin '{plugin}': no function is marked with mtk.hookimpl")
         for caller in callers:
             if caller.has_spec():
                 self._call(caller)

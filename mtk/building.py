@@ -1,0 +1,103 @@
+"""From a registration to the built plugin, with every way that this can go wrong said in one line."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mtk.errors import ConfigError, MTKError, PluginError
+from mtk.options import Option, options_of
+from mtk.registration import KINDS, Registration
+
+_BASES = {kind: kind.title() for kind in KINDS} | {"combiner": "GradientCombiner"}
+
+
+def accepted(registration: Registration, text: str) -> dict[str, Any] | None:
+    """The options that a plugin's `accepts` gives for `text`, or None. Raises PluginError, or its own MTKError."""
+    if registration.accepts is None:
+        return None
+    try:
+        found = registration.accepts(text)
+    except MTKError:
+        raise
+    except Exception as error:
+        raise registration.fault("accepts", f"on '{text}': {type(error).__name__}: {one_line(error)}") from error
+    if found is not None and not isinstance(found, Mapping):
+        raise registration.fault("accepts", f"expected options or None, found {found!r}")
+    return None if found is None else dict(found)
+
+
+def target_of(registration: Registration) -> Callable[..., Any]:
+    """What `build` names, imported. Raises PluginError."""
+    target: Any = registration.build
+    if isinstance(target, str):
+        module, _, path = target.partition(":")
+        try:
+            target = importlib.import_module(module)
+            for attribute in path.split("."):
+                target = getattr(target, attribute)
+        except (Exception, SystemExit) as error:
+            text = f"'{registration.build}' cannot be imported: {type(error).__name__}: {one_line(error)}"
+            raise registration.fault("build", text) from error
+    if not callable(target):
+        raise registration.fault("build", f"'{registration.build}' is not callable: {target!r}")
+    base = _base(registration.kind)
+    if isinstance(target, type) and base is not Callable and not issubclass(target, base):
+        raise registration.fault("build", f"{_text(target)} is no {base.__name__}")
+    return target
+
+
+def options_for(registration: Registration, target: Callable[..., Any]) -> dict[str, Option]:
+    """The options of the imported target. Raises PluginError."""
+    try:
+        return options_of(target)
+    except (TypeError, ValueError, PluginError) as error:
+        raise registration.fault("build", f"options of {_text(target)}: {one_line(error)}") from error
+
+
+def construct(
+    registration: Registration, target: Callable[..., Any], context: tuple[Any, ...], values: Mapping[str, Any]
+) -> Any:
+    """Calls the target and checks what it gave. Raises PluginError, ConfigError, or the plugin's own MTKError."""
+    where = f"{registration.kind} '{registration.name}'"
+    try:
+        inspect.signature(target).bind(*context, **values)
+    except TypeError as error:
+        given = ", ".join(type(value).__name__ for value in context)
+        raise registration.fault("build", f"{_text(target)} cannot be built with ({given}): {error}") from error
+    try:
+        built = target(*context, **values)
+    except ImportError as error:
+        raise PluginError(f"{where} of plugin '{registration.plugin}' lacks a package: {one_line(error)}") from error
+    except (ConfigError, ValueError, OSError) as error:
+        given = ", ".join(f"{name}={value!r}" for name, value in values.items())
+        raise ConfigError(f"{where}: {one_line(error)}{f' (options: {given})' if given else ''}") from error
+    except MTKError:
+        raise
+    except Exception as error:
+        abstract = getattr(target, "__abstractmethods__", None)
+        if abstract:
+            text = f"{_text(target)} does not define {', '.join(sorted(abstract))}"
+            raise registration.fault("build", text) from error
+        error.add_note(f"while building {where} of plugin '{registration.plugin}'")
+        raise
+    base = _base(registration.kind)
+    if not isinstance(built, base):
+        raise registration.fault("build", f"{_text(target)} gave {built!r}, which is no {base.__name__}")
+    return built
+
+
+def _base(kind: str) -> type:
+    if kind == "exporter":
+        return Callable  # type: ignore[return-value]
+    return getattr(importlib.import_module("mtk.interfaces"), _BASES[kind])
+
+
+def _text(target: Any) -> str:
+    return getattr(target, "__qualname__", None) or repr(target)
+
+
+def one_line(text: object) -> str:
+    return " ".join(str(text).split())
