@@ -1,0 +1,143 @@
+"""Fast tokenizers (the `tokenizers` library) behind mtk's Tokenizer interface."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from mtk import CheckpointError, ConfigError, Encoding
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+class FastTokenizer:
+    """Encodes texts and pairs with a `tokenizers.Tokenizer`, of which it keeps a copy without padding and truncation.
+
+    config: what `save` writes as tokenizer_config.json.
+    """
+
+    def __init__(self, backend: Tokenizer, pad_id: int, config: Mapping[str, Any]) -> None:
+        self.pad_id = pad_id
+        self.config = dict(config)
+        self._backend = _unlimited(backend)
+        self._limit = 0
+        self.vocab_size = max(self._backend.get_vocab().values(), default=-1) + 1
+
+    def encode(self, rows: Sequence[tuple[str, str | None]], max_length: int) -> list[Encoding]:
+        """Encodings of at most `max_length` tokens, special tokens included; the longer text of a pair is cut first.
+
+        `words` are counted in the first text; tokens of the second have None, as special tokens do. An encoding holds
+        at least one token. Raises ConfigError where `max_length` has no room beside the special tokens.
+        """
+        self._limit_to(max_length)
+        inputs = [text if pair is None else (text, pair) for text, pair in rows]
+        encoded = self._backend.encode_batch(inputs) if inputs else []
+        return [self._convert(row, paired=pair is not None) for row, (_, pair) in zip(encoded, rows, strict=True)]
+
+    def save(self, folder: Path) -> None:
+        """tokenizer.json, without this run's truncation, and tokenizer_config.json."""
+        _unlimited(self._backend).save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer_config.json").write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
+
+    def _limit_to(self, max_length: int) -> None:
+        if max_length == self._limit:
+            return
+        special = self._backend.num_special_tokens_to_add(True)
+        if max_length <= special:
+            raise ConfigError(
+                f"max_length must be more than the {special} special tokens of a pair, found {max_length}"
+            )
+        self._backend.enable_truncation(max_length, strategy="longest_first")
+        self._limit = max_length
+
+    def _convert(self, row: Any, paired: bool) -> Encoding:
+        words = row.word_ids
+        if paired:
+            words = [w if s == 0 else None for w, s in zip(words, row.sequence_ids, strict=True)]
+        ids = row.ids
+        if not ids:  # an empty text where the tokenizer adds no special tokens
+            return Encoding([self.pad_id], [0], [None])
+        return Encoding(ids, row.type_ids, words, bool(row.overflowing))
+
+
+def _unlimited(backend: Tokenizer) -> Tokenizer:
+    copy = Tokenizer.from_str(backend.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    return copy
+
+
+def wordpiece(vocabulary: Mapping[str, int], settings: Mapping[str, Any] | None = None) -> FastTokenizer:
+    """BERT's tokenizer over a WordPiece vocabulary (token -> id); `settings` as in tokenizer_config.json.
+
+    Raises CheckpointError where the vocabulary lacks a special token.
+    """
+    settings = dict(settings or {})
+    unknown, separator, pad, first, mask = (
+        str(_content(settings.get(f"{role}_token", token)))
+        for role, token in zip(
+            ("unk", "sep", "pad", "cls", "mask"), ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"), strict=True
+        )
+    )
+    missing = [token for token in (unknown, separator, pad, first) if token not in vocabulary]
+    if missing:
+        raise CheckpointError(f"vocabulary: special tokens {', '.join(missing)} are missing")
+    backend = Tokenizer(models.WordPiece(dict(vocabulary), unk_token=unknown, max_input_chars_per_word=100))
+    backend.normalizer = normalizers.BertNormalizer(
+        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+        strip_accents=settings.get("strip_accents"),
+        lowercase=settings.get("do_lower_case", True),
+    )
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix="##")
+    backend.add_special_tokens([token for token in (pad, unknown, first, separator, mask) if token in vocabulary])
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{first}:0 $A:0 {separator}:0",
+        pair=f"{first}:0 $A:0 {separator}:0 $B:1 {separator}:1",
+        special_tokens=[(first, vocabulary[first]), (separator, vocabulary[separator])],
+    )
+    names = {"unk_token": unknown, "sep_token": separator, "pad_token": pad, "cls_token": first, "mask_token": mask}
+    config = {"do_lower_case": True, **settings, **names, "tokenizer_class": "BertTokenizer"}
+    return FastTokenizer(backend, vocabulary[pad], config)
+
+
+def load_bert_tokenizer(folder: Path, pad_id: int) -> FastTokenizer:
+    """The tokenizer of a BERT checkpoint: tokenizer.json, else vocab.txt. Raises CheckpointError naming the bad file.
+
+    pad_id: what pads where the tokenizer knows no [PAD].
+    """
+    settings = _read_settings(folder / "tokenizer_config.json")
+    file = folder / "tokenizer.json"
+    if file.is_file():
+        try:
+            backend = Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises bare Exception
+            raise CheckpointError(f"{file}: not a tokenizer ({error})") from error
+        pad = backend.token_to_id(str(_content(settings.get("pad_token", "[PAD]"))))
+        return FastTokenizer(backend, pad_id if pad is None else pad, {"tokenizer_class": "BertTokenizer", **settings})
+    file = folder / "vocab.txt"
+    try:
+        tokens = file.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{folder}: has neither tokenizer.json nor a readable vocab.txt ({error})") from error
+    tokens = [token.rstrip("\r") for token in (tokens[:-1] if tokens[-1] == "" else tokens)]
+    try:
+        return wordpiece({token: index for index, token in enumerate(tokens)}, settings)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}") from error
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    from mtk_encoders.files import read_json
+
+    return read_json(file)
+
+
+def _content(token: Any) -> Any:
+    return token.get("content") if isinstance(token, Mapping) else token
