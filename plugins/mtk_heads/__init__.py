@@ -1,0 +1,15 @@
+"""Built-in heads: small layers that turn pooled features into a target's outputs."""
+
+from __future__ import annotations
+
+from mtk import Register, hookimpl
+
+_LEARNIE = "BERT and Learnie (CS224N 2023)"
+
+
+@hookimpl
+def register_heads(register: Register) -> None:
+    register("linear", "mtk_heads.linear:Linear", "dropout and one linear layer")
+    register("mlp", "mtk_heads.mlp:MLP", "one hidden layer, dropout and a linear layer")
+    register("cosine", "mtk_heads.cosine:Cosine", "cosine of two texts encoded by themselves", paper=_LEARNIE)
+    register("concat", "mtk_heads.concat:Concat", "both texts' features side by side, then linear", paper=_LEARNIE)

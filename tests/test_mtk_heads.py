@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import importlib
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+
+import mtk_heads
+from mtk import Classes, ConfigError, Features, Head, Range, Target
+from mtk_heads.concat import Concat
+from mtk_heads.cosine import Cosine
+from mtk_heads.linear import Linear
+from mtk_heads.mlp import MLP
+
+torch.set_num_threads(1)
+HEADS = [Linear, MLP, Cosine, Concat]
+PAIR_HEADS = [Cosine, Concat]
+
+
+def features(*rows: list[float]) -> Features:
+    return Features(torch.tensor(rows, dtype=torch.float32), None, torch.ones(len(rows), 1, dtype=torch.bool))
+
+
+def random_features(rows: int, size: int, seed: int) -> Features:
+    pooled = torch.randn(rows, size, generator=torch.Generator().manual_seed(seed))
+    return Features(pooled, None, torch.ones(rows, 1, dtype=torch.bool))
+
+
+def inputs(head: type[Head], rows: int, size: int) -> list[Features]:
+    return [random_features(rows, size, seed) for seed in range(1 if head.reads == "cross" else 2)]
+
+
+def test_registers_what_it_has_and_imports_no_torch() -> None:
+    found: dict[str, str] = {}
+    mtk_heads.register_heads(lambda name, build, summary, **more: found.update({name: build}))
+    assert list(found) == ["linear", "mlp", "cosine", "concat"]
+    built = [getattr(importlib.import_module(b.split(":")[0]), b.split(":")[1]) for b in found.values()]
+    assert built == HEADS
+    light = "import sys, mtk_heads; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", light], check=False).returncode == 0
+
+
+def test_heads_say_how_they_read() -> None:
+    assert [head.reads for head in HEADS] == ["cross", "cross", "bi", "bi"]
+    assert [getattr(head, "pairs_only", False) for head in HEADS] == [False, False, True, True]
+    assert all(head.views == 1 and not head.needs_tokens for head in HEADS)
+
+
+def test_linear_by_hand() -> None:
+    head = Linear(2, Classes(["a", "b"])).eval()
+    with torch.no_grad():
+        head.out.weight.copy_(torch.tensor([[1.0, 2.0], [0.0, -1.0]]))
+        head.out.bias.copy_(torch.tensor([0.5, 0.0]))
+    assert head(features([1, 3], [0, 2])).tolist() == [[7.5, -3.0], [4.5, -2.0]]
+
+
+@pytest.mark.parametrize(("activation", "at_one"), [("tanh", math.tanh(1)), ("gelu", 0.5 * (1 + math.erf(2**-0.5)))])
+def test_mlp_by_hand(activation: str, at_one: float) -> None:
+    head = MLP(2, Range(0, 5), hidden=1, activation=activation).eval()
+    with torch.no_grad():
+        head.inner.weight.copy_(torch.tensor([[1.0, -1.0]]))
+        head.out.weight.fill_(3.0)
+    assert head(features([3, 2], [4, 4])).squeeze(-1).tolist() == pytest.approx([3 * at_one, 0.0])
+    assert MLP(4, Range(0, 5)).inner.out_features == 4
+
+
+def test_concat_by_hand_and_the_order_of_texts_matters() -> None:
+    head = Concat(2, Range(0, 5)).eval()
+    with torch.no_grad():
+        head.out.weight.copy_(torch.tensor([[1.0, 10.0, 100.0, 1000.0]]))
+    assert head(features([1, 2]), features([3, 4])).tolist() == [[4321.0]]
+    assert head(features([3, 4]), features([1, 2])).tolist() == [[2143.0]]
+
+
+def test_cosine_by_hand() -> None:
+    """Cosines 1, 0, -1 and 0.6 are scores 2, -2, -6 and 0.4."""
+    a, b = features([1, 1], [1, 0], [1, 0], [2, 0]), features([3, 3], [0, 5], [-2, 0], [3, 4])
+    outputs = Cosine(2, Range(0, 5)).eval()(a, b)
+    assert outputs.shape == (4, 1) and outputs.squeeze(-1).tolist() == pytest.approx([2, -2, -6, 0.4], abs=1e-6)
+    logits = Cosine(2, Classes(["no", "yes"])).eval()(a, b)
+    assert logits.flatten().tolist() == pytest.approx([-1, 1, 1, -1, 3, -3, -0.2, 0.2], abs=1e-6)
+
+
+def test_cosine_covers_the_range_at_first() -> None:
+    target = Range(1, 4)
+    head = Cosine(2, target).eval()
+    a, b = features([1, 0], [1, 0], [1, 0]), features([1, 0], [0, 1], [-1, 0])
+    values = [p.value for p in head.predict(head(a, b), target.collate([None] * 3, 1))]
+    assert values == pytest.approx([4, 1, 1])
+
+
+@pytest.mark.parametrize("target", [Range(0, 5), Classes(["no", "yes"])])
+def test_cosine_is_symmetric_and_blind_to_length(target: Target) -> None:
+    head = Cosine(6, target).eval()
+    a, b = random_features(5, 6, 0), random_features(5, 6, 1)
+    longer = Features(7 * a.pooled, None, a.mask)
+    assert torch.equal(head(a, b), head(b, a))
+    assert torch.allclose(head(a, b), head(longer, b), atol=1e-5)
+
+
+def test_cosine_of_a_zero_vector_has_a_finite_value_and_gradient() -> None:
+    head = Cosine(3, Range(0, 5))
+    zero = Features(torch.zeros(1, 3, requires_grad=True), None, torch.ones(1, 1, dtype=torch.bool))
+    outputs = head(zero, zero)
+    outputs.sum().backward()
+    assert outputs.isfinite().all() and zero.pooled.grad is not None and zero.pooled.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("target", [Range(0, 5), Classes(["no", "yes"])])
+def test_a_trained_cosine_head_separates_identical_from_unrelated(target: Target) -> None:
+    """A small encoder in front learns to ignore the noisy half of the features; the head learns its scale."""
+    torch.manual_seed(0)
+    shared, head = torch.nn.Linear(16, 8, bias=False), Cosine(8, target)
+    same = torch.arange(32) % 2
+    meaning, noise = torch.randn(2, 32, 8), 2 * torch.randn(2, 32, 8)
+    meaning[1, same == 1] = meaning[0, same == 1]
+    texts = torch.cat((meaning, noise), dim=-1)  # [2, 32, 16]
+    targets = target.collate((same * (1 if target.size == 2 else 5)).tolist(), 1)
+    optimizer = torch.optim.Adam([*shared.parameters(), *head.parameters()], lr=0.02)
+
+    def outputs() -> torch.Tensor:
+        return head(*(Features(shared(t), None, torch.ones(32, 1, dtype=torch.bool)) for t in texts))
+
+    def value() -> list[float]:
+        head.eval()
+        rows = outputs()
+        head.train()
+        return [p.value for p in head.predict(rows, targets)]
+
+    before = head.loss(outputs(), targets).item()
+    for _ in range(150):
+        optimizer.zero_grad()
+        head.loss(outputs(), targets).div(targets.count).backward()
+        optimizer.step()
+    assert head.loss(outputs(), targets).item() < before / 2
+    values = torch.tensor(value()) / (1 if target.size == 2 else 5)
+    assert values[same == 1].mean() > 0.8 and values[same == 0].mean() < 0.2
+    assert float(head.scale.detach()) != 4.0 and float(head.offset.detach()) != -2.0
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("target", [Range(0, 5), Classes(["no", "yes"])])
+def test_shapes_small_start_rows_and_bf16(head: type[Head], target: Target) -> None:
+    torch.manual_seed(0)
+    built, parts = head(16, target).eval(), inputs(head, 5, 16)
+    outputs = built(*parts)
+    assert outputs.shape == (5, target.size)
+    assert torch.allclose(built(*(part.rows(2, 4) for part in parts)), outputs[2:4], atol=1e-6)
+    weights = [p for name, p in built.named_parameters() if name.endswith("weight")]
+    assert all(0.005 < float(p.detach().std()) < 0.04 for p in weights)
+    assert all(not p.any() for name, p in built.named_parameters() if name.endswith("bias"))
+    half = [Features(part.pooled.bfloat16().requires_grad_(), None, part.mask) for part in parts]
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = built(*half)
+    assert rough.shape == outputs.shape and torch.allclose(rough.float(), outputs, atol=0.05)
+    label = 1 if target.size == 2 else 2.0
+    built.loss(rough, target.collate([label] * 5, 1)).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in built.parameters())
+    assert all(part.pooled.grad is not None and part.pooled.grad.isfinite().all() for part in half)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_dropout_works_in_training_only(head: type[Head]) -> None:
+    torch.manual_seed(0)
+    built, parts = head(16, Range(0, 5), dropout=0.5), inputs(head, 4, 16)
+    assert not torch.equal(built(*parts), built(*parts))
+    built.eval()
+    assert torch.equal(built(*parts), built(*parts))
+    still = head(16, Range(0, 5), dropout=0.0)
+    assert torch.equal(still(*parts), still(*parts))
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("dropout", [-0.1, 1.0, 2.0, math.nan])
+def test_refuses_a_wrong_dropout(head: type[Head], dropout: float) -> None:
+    with pytest.raises(ConfigError, match=rf"^head '{head.__name__.lower()}': dropout: expected .* found {dropout}$"):
+        head(4, Range(0, 5), dropout=dropout)
+
+
+@pytest.mark.parametrize("head", PAIR_HEADS)
+def test_pair_heads_refuse_single_texts(head: type[Head]) -> None:
+    with pytest.raises(ConfigError, match=r"expected rows of two texts, found 1 per row; .* 'linear' or 'mlp'$"):
+        head(4, Range(0, 5))(random_features(2, 4, 0))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Cosine(4, Classes(["a", "b", "c"])), r"head 'cosine': .* found 3 outputs; use .*'concat', 'linear'"),
+        (lambda: MLP(4, Range(0, 5), hidden=0), r"head 'mlp': hidden: expected at least 1 unit, found 0$"),
+        (lambda: MLP(4, Range(0, 5), activation="relu"), r"activation: expected one of gelu, tanh, found 'relu'$"),
+    ],
+)
+def test_refuses_wrong_options_in_one_line(build: Callable[[], Head], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        build()
+    assert "\n" not in str(caught.value)
