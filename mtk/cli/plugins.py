@@ -1,0 +1,111 @@
+"""`mtk plugins list` and `mtk plugins show`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from mtk import plugins
+from mtk.errors import MTKError, PluginError, did_you_mean
+
+app = typer.Typer(no_args_is_help=True, help="What is installed: every task, head, encoder, combiner ... by name.")
+
+COLUMNS = ("kind", "name", "summary", "distribution", "version")
+
+
+@app.command("list")
+def list_plugins(
+    kind: Annotated[str | None, typer.Option(help=f"Only this kind: {', '.join(plugins.KINDS)} or command.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
+) -> None:
+    """List the installed plugins, the broken ones last."""
+    rows = [row for each in (*plugins.KINDS, "command") if kind in (None, each) for row in _rows(each)]
+    if kind not in (None, "command"):
+        plugins.registered(kind)  # refuses an unknown kind
+    broken = plugins.broken()
+    if as_json:
+        names = ("plugin", "distribution", "version", "reason")
+        away = [{name: getattr(b, name) for name in names} for b in broken]
+        typer.echo(json.dumps({"plugins": rows, "broken": away}, indent=2))
+        return
+    lines = [tuple(row[column] for column in COLUMNS) for row in rows]
+    lines += [("broken", b.plugin, b.reason, b.distribution, b.version) for b in broken]
+    _print_table(COLUMNS, lines, red="broken")
+
+
+@app.command("show")
+def show_plugin(
+    name: Annotated[str, typer.Argument(help="A plugin's name or alias.")],
+    kind: Annotated[str | None, typer.Option(help="Only this kind, where several have the name.")] = None,
+) -> None:
+    """Show a plugin's options, paper and origin."""
+    kinds = plugins.KINDS if kind is None else (kind,)
+    known = {(k, n): r for k in kinds for r in plugins.registered(k).values() for n in r.names}
+    found = [r for (_, n), r in known.items() if n == name]
+    if not found:
+        away = "".join(f"; plugin '{b.plugin}' is broken ({b.reason})" for b in plugins.broken())
+        raise PluginError(
+            f"unknown {kind or 'plugin'} '{name}'{did_you_mean(name.lower(), {n for _, n in known})}{away}"
+        )
+    for place, registration in enumerate(found):
+        if place:
+            typer.echo()
+        _show(registration)
+
+
+def _rows(kind: str) -> list[dict[str, Any]]:
+    common = ("summary", "plugin", "distribution", "version")
+    if kind == "command":
+        given = [command._asdict() for command in plugins.commands()]
+        return [{"kind": kind, "name": c["path"], **{name: c[name] for name in common}} for c in given]
+    names = ("kind", "name", "aliases", "paper", *common)
+    return [{name: getattr(r, name) for name in names} for r in plugins.registered(kind).values()]
+
+
+def _show(registration: plugins.Registration) -> None:
+    r = registration
+    typer.echo(f"{r.kind} {r.name}: {r.summary}")
+    origin = " ".join(filter(None, (r.distribution, r.version)))
+    facts = {
+        "aliases": ", ".join(r.aliases),
+        "paper": r.paper,
+        "from": f"{origin or 'no distribution'}, plugin '{r.plugin}'",
+    }
+    if isinstance(r.build, str):
+        facts["builds"] = r.build
+    for label, text in facts.items():
+        if text:
+            typer.echo(f"  {label}: {text}")
+    try:
+        described = plugins.describe(r.kind, r.name)
+    except MTKError as error:
+        typer.secho(f"  options: cannot be read: {error}", fg="red")
+        return
+    if described.doc:
+        typer.echo(f"\n  {described.doc}\n")
+    if not described.options:
+        typer.echo("  no options")
+        return
+    lines = [(o.name, o.type, "required" if o.required else repr(o.default)) for o in described.options]
+    _print_table(("option", "type", "default"), lines)
+
+
+def _print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], red: str = "") -> None:
+    """A table on a terminal; elsewhere plain aligned columns that nothing crops. Rows that begin with `red` are red."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if not console.is_terminal:
+        widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+        for row in (head, *rows):
+            typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        return
+    table = Table(*head)
+    for row in rows:
+        table.add_row(*map(Text, row), style="red" if red and row[0] == red else None)
+    console.print(table)
