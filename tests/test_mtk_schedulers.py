@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import mtk_schedulers
-from mtk import ConfigError, Progress, Scheduler
+from mtk import ConfigError, Progress, Scheduler, build
 from mtk_schedulers.constant import Constant
 from mtk_schedulers.linear import Linear
 from mtk_schedulers.warm_up import warmup_steps
@@ -22,8 +22,8 @@ def test_registers_what_it_has_and_imports_no_torch() -> None:
     found: dict[str, str] = {}
     mtk_schedulers.register_schedulers(lambda name, build, summary, **more: found.update({name: build}))
     assert list(found) == ["constant", "linear"]
-    for build in found.values():
-        module, attribute = build.split(":")
+    for target in found.values():
+        module, attribute = target.split(":")
         assert issubclass(getattr(importlib.import_module(module), attribute), Scheduler)
     light = "import sys, mtk_schedulers; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", light], check=False).returncode == 0
@@ -84,11 +84,18 @@ def test_factors_are_finite_within_bounds_and_rise_then_fall(warmup: float, tota
 @pytest.mark.parametrize("warmup", [-0.1, 1.5, math.nan, math.inf])
 @pytest.mark.parametrize("build", [Constant, Linear])
 def test_refuses_a_wrong_warmup(build: type[Constant | Linear], warmup: float) -> None:
-    with pytest.raises(ConfigError, match=rf"scheduler '\w+': warmup: expected .* found {warmup}$"):
+    with pytest.raises(ConfigError, match=rf"^warmup: expected .* found {warmup}$"):
         build(warmup=warmup)
 
 
 @pytest.mark.parametrize("floor", [-0.1, 1.1, math.nan])
 def test_refuses_a_wrong_floor(floor: float) -> None:
-    with pytest.raises(ConfigError, match=rf"scheduler 'linear': floor: expected .* found {floor}$"):
+    with pytest.raises(ConfigError, match=rf"^floor: expected .* found {floor}$"):
         Linear(floor=floor)
+
+
+def test_built_by_name_from_a_command_line() -> None:
+    scheduler = build("scheduler", "linear", warmup="2", floor="0.5")
+    assert run(scheduler, 4) == pytest.approx([0.5, 1, 1, 0.75, 0.5])
+    with pytest.raises(ConfigError, match=r"^scheduler 'linear': warmup: expected .* found 1.5"):
+        build("scheduler", "linear", warmup="1.5")

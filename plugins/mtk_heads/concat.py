@@ -22,7 +22,7 @@ class Concat(Head):
 
     def __init__(self, hidden_size: int, target: Target, *, dropout: float = 0.1) -> None:
         super().__init__(hidden_size, target)
-        self.dropout = dropout_layer("concat", dropout)
+        self.dropout = dropout_layer(dropout)
         self.out = linear_layer(2 * hidden_size, target.size)
 
     def forward(self, *features: Features) -> Tensor:

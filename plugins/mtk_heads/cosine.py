@@ -30,10 +30,10 @@ class Cosine(Head):
         super().__init__(hidden_size, target)
         if target.size not in (1, 2):
             raise ConfigError(
-                f"head 'cosine': expected a number or two classes as the target, found {target.size} outputs; "
+                f"expected a number or two classes as the target, found {target.size} outputs; "
                 "use the head 'concat', 'linear' or 'mlp'"
             )
-        self.dropout = dropout_layer("cosine", dropout)
+        self.dropout = dropout_layer(dropout)
         self.scale = nn.Parameter(torch.tensor(4.0))
         self.offset = nn.Parameter(torch.tensor(-2.0))
 

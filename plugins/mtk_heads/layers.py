@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from mtk import ConfigError, Features
 
 
-def dropout_layer(head: str, dropout: float) -> nn.Dropout:
+def dropout_layer(dropout: float) -> nn.Dropout:
     """nn.Dropout; ConfigError unless 0 <= dropout < 1."""
     if not 0 <= dropout < 1:
-        raise ConfigError(f"head '{head}': dropout: expected a number from 0 up to, not including, 1, found {dropout}")
+        raise ConfigError(f"dropout: expected a number from 0 up to, not including, 1, found {dropout}")
     return nn.Dropout(dropout)
 
 

@@ -32,12 +32,12 @@ class MLP(Head):
         super().__init__(hidden_size, target)
         units = hidden_size if hidden is None else hidden
         if units < 1:
-            raise ConfigError(f"head 'mlp': hidden: expected at least 1 unit, found {units}")
+            raise ConfigError(f"hidden: expected at least 1 unit, found {units}")
         if activation not in _ACTIVATIONS:
-            raise ConfigError(f"head 'mlp': activation: expected one of gelu, tanh, found '{activation}'")
+            raise ConfigError(f"activation: expected one of gelu, tanh, found '{activation}'")
         self.inner = linear_layer(hidden_size, units)
         self.activation = _ACTIVATIONS[activation]()
-        self.dropout = dropout_layer("mlp", dropout)
+        self.dropout = dropout_layer(dropout)
         self.out = linear_layer(units, target.size)
 
     def forward(self, *features: Features) -> Tensor:

@@ -18,7 +18,7 @@ class Constant(Scheduler):
     """
 
     def __init__(self, *, warmup: float = 0.0) -> None:
-        self.warmup = check_warmup("constant", warmup)
+        self.warmup = check_warmup(warmup)
 
     def factor(self, progress: Progress) -> float:
         return constant(progress.step, warmup_steps(self.warmup, progress.total))

@@ -22,9 +22,9 @@ class Linear(Scheduler):
     """
 
     def __init__(self, *, warmup: float = 0.1, floor: float = 0.0) -> None:
-        self.warmup = check_warmup("linear", warmup)
+        self.warmup = check_warmup(warmup)
         if not 0 <= floor <= 1:
-            raise ConfigError(f"scheduler 'linear': floor: expected a factor from 0 to 1, found {floor}")
+            raise ConfigError(f"floor: expected a factor from 0 to 1, found {floor}")
         self.floor = float(floor)
 
     def factor(self, progress: Progress) -> float:

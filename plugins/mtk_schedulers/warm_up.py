@@ -7,11 +7,11 @@ import math
 from mtk import ConfigError
 
 
-def check_warmup(scheduler: str, warmup: float) -> float:
+def check_warmup(warmup: float) -> float:
     """`warmup` itself; ConfigError unless it is a fraction in [0, 1) or a whole number of steps."""
     if not (math.isfinite(warmup) and warmup >= 0 and (warmup < 1 or float(warmup).is_integer())):
         raise ConfigError(
-            f"scheduler '{scheduler}': warmup: expected a fraction of the run from 0 up to, not including, 1, "
+            f"warmup: expected a fraction of the run from 0 up to, not including, 1, "
             f"or a whole number of steps, found {warmup}"
         )
     return float(warmup)
