@@ -23,7 +23,8 @@ class BadRow:
     known: bool = False
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: row '{self.id}': {self.reason}"
+        known = " (known in the published file)" if self.known else ""
+        return f"{self.file}:{self.line}: row '{self.id}': {self.reason}{known}"
 
 
 @dataclass(frozen=True, slots=True)

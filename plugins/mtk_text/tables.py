@@ -90,17 +90,20 @@ def _separated(file: Path, text: str, delimiter: str) -> Table:
 
 
 def _separated_rows(file: Path, reader: csv.DictReader[str], delimiter: str) -> Iterator[Row]:
-    width = len(reader.fieldnames or ())
+    width, read = len(reader.fieldnames or ()), reader.reader.line_num
     while True:
         try:
             fields: dict[Any, Any] = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            raise DataError(f"{file}:{reader.line_num}: the row cannot be read: {error}; {QUOTE_HINT}") from None
+            line = read + 1  # where the row begins; the reader is at its end
+            raise DataError(f"{file}:{line}: the row cannot be read: {error}; {QUOTE_HINT}") from None
         extra = fields.pop(None, [])
         present = [value for value in fields.values() if value is not None]
-        line = reader.line_num - sum(_breaks(value) for value in [*present, *extra])
+        # A quote that is open at the end of the file holds its last line break too, hence the lower bound.
+        before, read = read, reader.reader.line_num  # DictReader's own forgets blank lines
+        line = max(before + 1, read - sum(_breaks(value) for value in [*present, *extra]))
         yield Row(line, fields, _ragged(fields, extra, width) or _swallowed(present, delimiter))
 
 

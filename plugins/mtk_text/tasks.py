@@ -30,7 +30,7 @@ class FileTask(Task):
     def __init__(self, context: TaskContext, *, bad_rows: int = 0) -> None:
         super().__init__(context)
         if bad_rows < 0:
-            raise ConfigError(f"task '{self.name}': expected bad_rows >= 0, found {bad_rows}")
+            raise ConfigError(f"expected bad_rows >= 0, found {bad_rows}")
         self.bad_rows = bad_rows
         self.bad: list[BadRow] = []
         self._source: Source | None = None

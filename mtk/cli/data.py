@@ -1,0 +1,211 @@
+"""`mtk data check`: what the rows are like, before any training. (`mtk data fetch` comes from a plugin.)"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from mtk.datacheck import DataReport, Quantiles, SplitReport
+    from mtk.interfaces import Task, Tokenizer
+
+app = typer.Typer(name="data", help="Fetch data sets, and look at them before training.", no_args_is_help=True)
+
+_SHOWN = 5  # bad rows, duplicates or leaks that are named one by one; --json holds all
+_PIPED_WIDTH = 200  # characters, where no terminal says how wide it is
+
+
+@app.callback()
+def _data() -> None:
+    """Fetch data sets, and look at them before training."""
+
+
+@app.command()
+def check(
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help="A task, with its options if any: quora:bad_rows=2. Repeatable. Default: every task."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="The folder that holds the tasks' files.")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="Whose tokenizer counts lengths; none counts words. Default: minilm where it loads."),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=0, help="How many parsed rows of each split to show.")] = 2,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="The built-in sample serves where there is no data.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Show rows, labels, lengths, bad rows, duplicates and leaks between splits."""
+    from mtk.datacheck import check_data
+    from mtk.errors import DataError
+
+    tasks, skipped = _tasks(task or [], data, sample)
+    tokenizer, counted = _tokenizer(encoder)
+    report = check_data(tasks, tokenizer, rows)
+    origins = {t.name: _origin(t) for t in tasks}
+    if as_json:
+        report_dict = {"counted_by": counted, "origins": origins, "skipped": skipped, **dataclasses.asdict(report)}
+        typer.echo(json.dumps(report_dict, indent=2, ensure_ascii=False, default=str))
+    else:
+        _show(report, origins, counted, skipped)
+    if report.errors:
+        count = len(report.errors)
+        raise DataError(report.errors[0] if count == 1 else f"{count} faults, the first: {report.errors[0]}")
+
+
+# ---------------------------------------------------------------------------------------------- what is looked at
+
+
+def _tasks(specs: list[str], data: Path | None, sample: bool) -> tuple[list[Task], dict[str, str]]:
+    """The named tasks, or all that need no options and have data; and why others of them were skipped."""
+    from mtk import plugins
+    from mtk.errors import DataError
+    from mtk.interfaces import TaskContext
+    from mtk.options import parse_spec
+
+    tasks: list[Task] = []
+    for spec in specs:
+        name, options = parse_spec(spec)
+        registration, _ = plugins.find("task", name)
+        if any(registration.name == earlier.name for earlier in tasks):
+            raise DataError(f"task '{registration.name}' is named twice")
+        tasks.append(plugins.build("task", name, TaskContext(registration.name, data, sample), **options))
+    if specs:
+        return tasks, {}
+    skipped: dict[str, str] = {}
+    for name in plugins.registered("task"):
+        needed = [option.name for option in plugins.options("task", name) if option.required]
+        if needed:
+            skipped[name] = f"it needs options: --task {name}:{needed[0]}=..."
+            continue
+        built: Task = plugins.build("task", name, TaskContext(name, data, sample))
+        try:
+            _ = built.source
+        except DataError as error:
+            skipped[name] = str(error)
+            continue
+        tasks.append(built)
+    if not tasks:
+        raise DataError(next(iter(skipped.values()), "no plugin registers a task"))
+    return tasks, skipped
+
+
+def _tokenizer(encoder: str | None) -> tuple[Tokenizer | None, str]:
+    """The tokenizer that counts lengths, and its name."""
+    from mtk import plugins
+    from mtk.errors import MTKError
+    from mtk.options import parse_spec
+
+    if encoder == "none":
+        return None, "words"
+    name, options = parse_spec(encoder or "minilm")
+    try:
+        return plugins.build("encoder", name, **options).tokenizer, f"tokens of {name}"
+    except MTKError:
+        if encoder is not None:
+            raise
+        return None, "words (the tokenizer of minilm did not load)"
+
+
+def _origin(task: Task) -> str:
+    from mtk.errors import DataError
+
+    try:
+        source = task.source
+    except DataError:
+        return ""
+    return source.origin + (" (made-up sample: scores on it compare with nothing)" if source.sample else "")
+
+
+# ---------------------------------------------------------------------------------------------- how it is shown
+
+
+def _show(report: DataReport, origins: dict[str, str], counted: str, skipped: dict[str, str]) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, emoji=False, width=_PIPED_WIDTH)
+    for name, origin in origins.items():
+        if origin:
+            console.print(f"{name}: {origin}", soft_wrap=True)
+    for name, reason in skipped.items():
+        console.print(f"{name}: skipped: {reason}", soft_wrap=True)
+    if report.splits:
+        console.print(_split_table(report, counted))
+    for split in report.splits:
+        _show_findings(console, split)
+    for leak in report.leaks:
+        held, other = f"{leak.task} {leak.split}", f"{leak.other_task} {leak.other_split}"
+        text = f"leak: {len(leak.ids)} of the {leak.rows:,} {held} rows also stand in {other}: {_some(leak.ids)}"
+        console.print(text, soft_wrap=True)
+    if report.splits and not report.leaks:
+        console.print("no leaks between splits")
+    for split in report.splits:
+        for row in split.first:
+            pair = "" if row.pair is None else f" | {row.pair}"
+            label = "no label" if row.label is None else row.label
+            console.print(f"{split.task} {split.split} {row.id}: [{label}] {row.text}{pair}", soft_wrap=True)
+    for error in report.errors:
+        console.print(f"fault: {error}", soft_wrap=True)
+
+
+def _split_table(report: DataReport, counted: str) -> Table:
+    from rich.table import Table
+
+    table = Table(caption=f"lengths: {counted}", caption_justify="left")
+    for column, justify in (("task", "left"), ("split", "left"), ("rows", "right"), ("labels", "left")):
+        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for column in ("length median / 95% / max", "bad", "same", "contradict"):
+        table.add_column(column, justify="right", overflow="fold")
+    for split in report.splits:
+        table.add_row(
+            split.task,
+            split.split,
+            f"{split.rows:,}",
+            _labels(split),
+            _quantiles(split.lengths),
+            *(str(len(found)) for found in (split.bad, split.duplicates, split.contradictions)),
+        )
+    return table
+
+
+def _labels(split: SplitReport) -> str:
+    parts = []
+    if split.labels:
+        parts.append(", ".join(f"{name} {count:,}" for name, count in split.labels.items()))
+    if split.values:
+        v = split.values
+        parts.append(f"{v.min:g} to {v.max:g}, mean {v.mean:.2f}, median {v.median:g}")
+    if split.unlabelled:
+        parts.append(f"{split.unlabelled:,} without")
+    return "; ".join(parts)
+
+
+def _quantiles(values: Quantiles | None) -> str:
+    return "-" if values is None else f"{values.median:g} / {values.p95:g} / {values.max:g}"
+
+
+def _show_findings(console: Console, split: SplitReport) -> None:
+    for bad in split.bad[:_SHOWN]:
+        console.print(f"bad row skipped: {bad}", soft_wrap=True)
+    if len(split.bad) > _SHOWN:
+        console.print(f"and {len(split.bad) - _SHOWN} more bad rows in {split.origin}", soft_wrap=True)
+    for groups, what in ((split.duplicates, "same text"), (split.contradictions, "same text under different labels")):
+        if groups:
+            shown = _some([" = ".join(group) for group in groups])
+            console.print(f"{split.task} {split.split}: {what} ({len(groups)}): {shown}", soft_wrap=True)
+
+
+def _some(items: list[Any]) -> str:
+    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
+    return ", ".join(str(item) for item in items[:_SHOWN]) + more

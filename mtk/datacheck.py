@@ -1,0 +1,192 @@
+"""What there is to know of rows before training: counts, lengths, bad rows, duplicates, leaks. Prints nothing."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+from mtk.errors import DataError
+from mtk.interfaces import Example, Task, Tokenizer
+
+SPLITS = ("train", "dev", "test")
+_WORD = re.compile(r"[^\W_]+")
+_NO_LIMIT = 1 << 20  # tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Quantiles:
+    """Five points of a distribution."""
+
+    min: float
+    median: float
+    mean: float
+    p95: float
+    max: float
+
+
+@dataclass(frozen=True, slots=True)
+class SplitReport:
+    """One split. labels: rows per class, or per value where values are few; values: of labels that are numbers.
+
+    lengths: in tokens or words, both texts of a pair together. bad: the rows left out, with file and line. duplicates:
+    groups of ids whose texts are the same but for case, punctuation and the order of a pair; contradictions: those of
+    them whose labels differ.
+    """
+
+    task: str
+    split: str
+    origin: str
+    rows: int
+    unlabelled: int
+    labels: dict[str, int] | None
+    values: Quantiles | None
+    lengths: Quantiles | None
+    bad: list[str]
+    duplicates: list[list[str]]
+    contradictions: list[list[str]]
+    first: list[Example]
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """Rows of a held-out split whose texts also stand in another split, by id."""
+
+    task: str
+    split: str
+    rows: int
+    other_task: str
+    other_split: str
+    ids: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class DataReport:
+    """All splits that could be read, what leaks between them, and a line for each split that could not be read.
+
+    unit: what lengths count, `tokens` or `words`.
+    """
+
+    unit: str
+    splits: list[SplitReport] = field(default_factory=list)
+    leaks: list[Leak] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+def check_data(tasks: Sequence[Task], tokenizer: Tokenizer | None = None, first: int = 3) -> DataReport:
+    """Reads every split of the tasks and looks at it. Raises nothing of the data's faults: they are in the report.
+
+    tokenizer: an encoder's, for lengths in tokens; None counts words. first: how many parsed rows to show.
+    """
+    report = DataReport("words" if tokenizer is None else "tokens")
+    keys: dict[tuple[str, str], dict[Hashable, list[str]]] = {}
+    for task in tasks:
+        for split, rows in _read(task, report).items():
+            groups: dict[Hashable, list[Example]] = defaultdict(list)
+            for row in rows:
+                groups[normalised(row)].append(row)
+            keys[task.name, split] = {key: [row.id for row in group] for key, group in groups.items()}
+            report.splits.append(_look(task, split, rows, list(groups.values()), tokenizer, first))
+    report.leaks.extend(_leaks(keys))
+    return report
+
+
+def normalised(row: Example) -> Hashable:
+    """A row's texts without case and punctuation, a pair's in sorted order: equal means `the same rows`."""
+    texts = [row.text] if row.pair is None else [row.text, row.pair]
+    return tuple(sorted(" ".join(_WORD.findall(text.lower())) or text.strip() for text in texts))
+
+
+def _read(task: Task, report: DataReport) -> dict[str, Sequence[Example]]:
+    """The rows of the splits that can be read; `test` may be absent."""
+    rows: dict[str, Sequence[Example]] = {}
+    try:
+        files = task.source.files
+    except DataError as error:
+        report.errors.append(str(error))
+        return rows
+    for split in SPLITS:
+        if split == "test" and split not in files:
+            continue
+        try:
+            rows[split] = task.examples(split)
+        except DataError as error:
+            report.errors.append(str(error))
+    return rows
+
+
+def _look(
+    task: Task,
+    split: str,
+    rows: Sequence[Example],
+    groups: list[list[Example]],
+    tokenizer: Tokenizer | None,
+    first: int,
+) -> SplitReport:
+    file = task.source.files.get(split)
+    # A task that leaves rows out lists them in `bad`; `str` of each names file and line.
+    bad = [row for row in getattr(task, "bad", ()) if file is None or getattr(row, "file", file) == file]
+    labels = [row.label for row in rows if row.label is not None]
+    repeated = [group for group in groups if len(group) > 1]
+    differ = [group for group in repeated if len({str(r.label) for r in group if r.label is not None}) > 1]
+    return SplitReport(
+        task.name,
+        split,
+        str(file or task.source.origin),
+        len(rows),
+        len(rows) - len(labels),
+        *_labels(task, labels),
+        quantiles(_lengths(rows, tokenizer)),
+        [str(row) for row in bad],
+        [[row.id for row in group] for group in repeated],
+        [[row.id for row in group] for group in differ],
+        list(rows[:first]),
+    )
+
+
+def _labels(task: Task, labels: Sequence[object]) -> tuple[dict[str, int] | None, Quantiles | None]:
+    """Rows per class for a target with names, quantiles for numbers, rows per value for other few values."""
+    names = getattr(task.target, "names", None)
+    if not labels:
+        return None, None
+    if names is not None and all(isinstance(label, int) for label in labels):
+        counts = Counter(labels)
+        return {name: counts[i] for i, name in enumerate(names)}, None
+    numbers = [float(label) for label in labels if isinstance(label, (int, float))]
+    if len(numbers) == len(labels):
+        return None, quantiles(numbers)
+    shown = Counter(str(label) for label in labels)
+    return (dict(shown.most_common()) if len(shown) <= 50 else None), None
+
+
+def _lengths(rows: Sequence[Example], tokenizer: Tokenizer | None) -> list[float]:
+    if tokenizer is None:
+        return [float(len(row.text.split()) + len((row.pair or "").split())) for row in rows]
+    encodings = tokenizer.encode([(row.text, row.pair) for row in rows], _NO_LIMIT)
+    return [float(len(encoding.ids)) for encoding in encodings]
+
+
+def quantiles(values: Sequence[float]) -> Quantiles | None:
+    """Nearest-rank quantiles; None of nothing."""
+    if not values:
+        return None
+    ordered, last = sorted(values), len(values) - 1
+    mean = sum(ordered) / len(ordered)
+    return Quantiles(ordered[0], ordered[round(last * 0.5)], mean, ordered[round(last * 0.95)], ordered[-1])
+
+
+def _leaks(keys: dict[tuple[str, str], dict[Hashable, list[str]]]) -> list[Leak]:
+    """Rows of dev and test that stand in an earlier split of their task, or in another task's train."""
+    leaks = []
+    for (task, split), held in keys.items():
+        total = sum(map(len, held.values()))
+        for (other, other_split), rows in keys.items():
+            earlier = task == other and SPLITS.index(other_split) < SPLITS.index(split)
+            elsewhere = task != other and other_split == "train" and split != "train"
+            if not (earlier or elsewhere):
+                continue
+            ids = [id for key, group in held.items() if key in rows for id in group]
+            if ids:
+                leaks.append(Leak(task, split, total, other, other_split, ids))
+    return leaks
