@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtk import CheckpointError, ConfigError, Encoder, Features, did_you_mean
+from mtk_encoders.folders import write_json
 from mtk_encoders.pooling import pool
+from mtk_encoders.weights import write_weights
 
 if TYPE_CHECKING:
     from mtk import TokenBatch
@@ -87,7 +89,7 @@ class BertConfig:
 
 def check_dropout(dropout: float | None) -> None:
     if dropout is not None and not 0 <= dropout < 1:
-        raise ConfigError(f"encoder: dropout must be at least 0 and less than 1, found {dropout}")
+        raise ConfigError(f"dropout must be at least 0 and less than 1, found {dropout}")
 
 
 def _number_or_word(name: str, value: Any) -> Any:
@@ -226,8 +228,6 @@ class BertEncoder(Encoder):
 
     def save(self, folder: Path) -> None:
         """config.json, model.safetensors and the tokenizer's files, as transformers' BertModel reads them."""
-        from mtk_encoders.files import write_json, write_weights
-
         write_json(folder / "config.json", self.config.to_dict())
         write_weights(folder / "model.safetensors", self.state_dict())
         self.tokenizer.save(folder)

