@@ -1,0 +1,142 @@
+"""From a configuration to the parts of a run: tasks, rows, encoder, heads, combiner, schedule and mixer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mtk import plugins
+from mtk.config import Choice, RunConfig
+from mtk.data import EpochPlan, TaskRows, draw_rows, generator, tokenise
+from mtk.device import Hardware
+from mtk.errors import ConfigError, DataError, did_you_mean
+from mtk.interfaces import Encoder, Example, GradientCombiner, Head, Mixer, Prediction, Scheduler, Task, TaskContext
+from mtk.model import MultitaskModel
+
+
+@dataclass
+class Parts:
+    """What a run is made of. `train` holds the trained tasks' rows, `dev` every task's."""
+
+    config: RunConfig
+    hardware: Hardware
+    tasks: dict[str, Task]
+    model: MultitaskModel
+    train: dict[str, TaskRows]
+    dev: dict[str, TaskRows]
+    combiner: GradientCombiner
+    scheduler: Scheduler
+    plan: EpochPlan
+
+    def weight(self, task: str) -> float:
+        chosen = self.config.tasks[task].weight
+        return self.tasks[task].weight if chosen is None else chosen
+
+
+def assemble(config: RunConfig, hardware: Hardware, encoder: Encoder | None = None) -> Parts:
+    """Builds everything a run needs, cheap and fallible things first. Raises MTKError children.
+
+    encoder: an encoder already loaded (a resumed or warm-started run's); else the configuration's is built.
+    """
+    torch.manual_seed(config.train.seed)
+    combiner = plugins.build("combiner", config.combiner.name, **config.combiner.options)
+    scheduler = plugins.build("scheduler", config.scheduler.name, **config.scheduler.options)
+    mixer: Mixer = plugins.build("mixer", config.mixer.name, **config.mixer.options)
+    tasks = build_tasks(config)
+    trained = [name for name, task in tasks.items() if is_trained(config, task)]
+    if not trained:
+        raise ConfigError("no task is trained: expected at least one task with trained = true")
+    if config.train.step == "one" and combiner.needs in ("gram", "gradients"):
+        raise ConfigError(
+            f"combiner '{config.combiner.name}' with --step one: a step holds one task, so there is nothing to "
+            "combine; use --step all or --combiner sum"
+        )
+    examples = {name: tasks[name].examples("train") for name in trained}
+    dev = {name: task.examples("dev") for name, task in tasks.items()}
+    check_select_on(config, tasks, dev)
+    encoder = encoder or build_encoder(config)
+    heads = build_heads(config, tasks, encoder.hidden_size)
+    examples = {name: _training_rows(config, tasks[name], rows) for name, rows in examples.items()}
+    length = config.data.max_length
+    train_rows = {n: tokenise(encoder, heads[n], tasks[n].paired, rows, length) for n, rows in examples.items()}
+    dev_rows = {n: tokenise(encoder, heads[n], tasks[n].paired, rows, length) for n, rows in dev.items()}
+    plan = EpochPlan(
+        mixer,
+        {name: config.batch_size(name) for name in trained},
+        config.train.step,
+        config.train.epochs,
+        config.train.seed,
+    )
+    model = MultitaskModel(encoder, heads).to(hardware.torch_device)
+    return Parts(config, hardware, tasks, model, train_rows, dev_rows, combiner, scheduler, plan)
+
+
+def is_trained(config: RunConfig, task: Task) -> bool:
+    chosen = config.tasks[task.name].trained
+    return task.trained if chosen is None else chosen
+
+
+def build_tasks(config: RunConfig) -> dict[str, Task]:
+    data = Path(config.data.folder) if config.data.folder else None
+    return {
+        name: plugins.build("task", choice.name, TaskContext(name, data, config.data.allow_sample), **choice.options)
+        for name, choice in config.tasks.items()
+    }
+
+
+def build_encoder(config: RunConfig) -> Encoder:
+    options = dict(config.encoder.options)
+    if config.model.encoder_dropout is not None:
+        options.setdefault("dropout", config.model.encoder_dropout)
+    encoder: Encoder = plugins.build("encoder", config.encoder.name, **options)
+    return encoder
+
+
+def build_heads(config: RunConfig, tasks: Mapping[str, Task], hidden_size: int) -> dict[str, Head]:
+    """A head a task, each initialised from its own seed, so that adding a task changes no other head."""
+    heads = {}
+    for name, task in tasks.items():
+        choice = config.tasks[name].head or Choice(name=task.default_head)
+        options = dict(choice.options)
+        if "dropout" in {option.name for option in plugins.options("head", choice.name)}:
+            options.setdefault("dropout", config.model.dropout)
+        with torch.random.fork_rng():
+            torch.manual_seed(generator(config.train.seed, "head", name).initial_seed())
+            head: Head = plugins.build("head", choice.name, hidden_size, task.target, **options)
+        if getattr(head, "pairs_only", False) and not task.paired:
+            raise ConfigError(
+                f"head '{choice.name}' compares two texts, but task '{name}' has one; use --head {name}=linear"
+            )
+        heads[name] = head
+    return heads
+
+
+def _training_rows(config: RunConfig, task: Task, rows: Sequence[Example]) -> Sequence[Example]:
+    if not rows:
+        raise DataError(f"task '{task.name}': its train split has no rows ({task.source.origin})")
+    seed, limit = config.train.seed, config.data.max_train_rows
+    if limit is not None and limit < len(rows):
+        keep = sorted(draw_rows(len(rows), limit, generator(seed, "max_train_rows", task.name)).tolist())
+        rows = [rows[i] for i in keep]
+    for number, choice in enumerate(config.augment):
+        augment = plugins.build("augmentation", choice.name, **choice.options)
+        rows = augment(task, rows, generator(seed, "augment", number, task.name))
+    return rows
+
+
+def check_select_on(config: RunConfig, tasks: Mapping[str, Task], dev: Mapping[str, Sequence[Example]]) -> None:
+    """Refuses a `select_on` that no evaluation will ever give, before anything is trained."""
+    wanted = config.train.select_on
+    if wanted == "aggregate":
+        return
+    name, _, metric = wanted.partition(".")
+    if name not in tasks:
+        raise ConfigError(f"--select-on {wanted}: no such task{did_you_mean(name, ['aggregate', *tasks])}")
+    labels: list[Any] = [row.label for row in dev[name] if row.label is not None][:64]
+    known = tasks[name].metrics([Prediction(label, label, 1.0) for label in labels], labels)
+    if metric and metric not in known:
+        raise ConfigError(f"--select-on {wanted}: task '{name}' has no such metric{did_you_mean(metric, known)}")

@@ -1,0 +1,185 @@
+"""Checkpoints: a folder of safetensors and JSON, saved atomically, loaded without running any code from it.
+
+FOLDER/encoder/            what Encoder.save wrote
+FOLDER/heads.safetensors   "task.parameter" -> tensor
+FOLDER/model.json          format, tasks, heads, encoder: what is needed to build the model again
+FOLDER/training.*          moments, position, generators and combiner state (only where a run can be resumed from)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mtk import plugins
+from mtk.config import RunConfig
+from mtk.errors import CheckpointError
+from mtk.interfaces import Encoder
+from mtk.model import MultitaskModel
+
+FORMAT = 1
+
+
+def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Writes a new folder beside `folder`, then swaps it in. Raises CheckpointError; the old folder then stands."""
+    new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        write(new)
+        for file in new.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(new, ignore_errors=True)
+        if not folder.exists() and old.exists():
+            old.rename(folder)
+        kept = "the previous checkpoint there still stands" if folder.exists() else "nothing was saved there before"
+        raise CheckpointError(f"{folder}: saving failed ({_reason(error)}); {kept}; make room and resume") from error
+
+
+def settle(folder: Path) -> Path:
+    """The folder, after finishing a swap that a crash cut in two."""
+    old = folder.with_name(f".{folder.name}.old")
+    if not folder.exists() and old.exists():
+        old.rename(folder)
+    return folder
+
+
+def _reason(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return "no space left on the device" if "no space left" in text.lower() else text
+
+
+# ---------------------------------------------------------------------------------------------- the model
+
+
+def save_model(folder: Path, model: MultitaskModel, config: RunConfig, extra: Mapping[str, Any]) -> None:
+    """Encoder, heads and what is needed to build them again, into an existing folder."""
+    (folder / "encoder").mkdir()
+    model.encoder.save(folder / "encoder")
+    save_file(
+        {k: v.detach().cpu().contiguous() for k, v in model.heads.state_dict().items()}, folder / "heads.safetensors"
+    )
+    name, options = model.encoder.spec
+    description = {"format": FORMAT, "encoder": {"name": name, "options": dict(options)}, **extra}
+    (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+def load_encoder(folder: Path) -> Encoder:
+    """The encoder of a checkpoint. Raises CheckpointError."""
+    spec = read_description(folder)["encoder"]
+    encoder: Encoder = plugins.build("encoder", spec["name"], source=str(folder / "encoder"), **spec["options"])
+    return encoder
+
+
+def load_heads(folder: Path, heads: nn.ModuleDict) -> None:
+    """Fills all heads exactly. Raises CheckpointError that names what is missing or has another shape."""
+    tensors = read_tensors(folder / "heads.safetensors")
+    wanted = heads.state_dict()
+    wrong = sorted(k for k in wanted if k not in tensors or tensors[k].shape != wanted[k].shape)
+    if wrong:
+        raise CheckpointError(f"{folder}: head parameters are missing or have another shape: {', '.join(wrong[:5])}")
+    heads.load_state_dict({k: tensors[k] for k in wanted})
+
+
+def load_matching(folder: Path, model: MultitaskModel) -> list[str]:
+    """Fills the heads that the checkpoint has in the same shape (a warm start). Returns the tasks that start fresh."""
+    tensors = read_tensors(folder / "heads.safetensors")
+    fresh = []
+    for name, head in model.heads.items():
+        state = head.state_dict()
+        found = {k: tensors[f"{name}.{k}"] for k in state if f"{name}.{k}" in tensors}
+        if len(found) == len(state) and all(found[k].shape == state[k].shape for k in state):
+            head.load_state_dict(found)
+        else:
+            fresh.append(name)
+    return fresh
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """model.json, checked. Raises CheckpointError."""
+    file = settle(folder) / "model.json"
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{folder}: no checkpoint here ({file.name}: {error.strerror})") from error
+    except ValueError as error:
+        raise CheckpointError(f"{file}: damaged, not JSON ({error})") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        found = description.get("format") if isinstance(description, dict) else None
+        raise CheckpointError(
+            f"{folder}: a checkpoint of format {found}, but this mtk reads format {FORMAT}; use the mtk that wrote it"
+        )
+    return description
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """A safetensors file. Raises CheckpointError for a missing, truncated or corrupt one."""
+    try:
+        return load_file(file)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file}: missing from the checkpoint") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: corrupt or truncated ({error}); use another checkpoint of the run") from error
+
+
+# ---------------------------------------------------------------------------------------------- training state
+
+
+def save_training(folder: Path, state: Mapping[str, Any]) -> None:
+    """A tree of tensors, numbers, strings, lists and dictionaries as training.safetensors and training.json."""
+    tensors: dict[str, Tensor] = {}
+    tree = _split(state, tensors)
+    save_file(tensors, folder / "training.safetensors")
+    (folder / "training.json").write_text(json.dumps(tree), encoding="utf-8")
+
+
+def load_training(folder: Path) -> dict[str, Any]:
+    """What `save_training` saved. Raises CheckpointError."""
+    file = settle(folder) / "training.json"
+    try:
+        tree = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{folder}: holds no training state to resume from ({error.strerror})") from error
+    except ValueError as error:
+        raise CheckpointError(f"{file}: damaged, not JSON ({error})") from error
+    joined = _join(tree, read_tensors(folder / "training.safetensors"))
+    assert isinstance(joined, dict)
+    return joined
+
+
+def _split(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        key = str(len(tensors))
+        tensors[key] = value.detach().cpu().contiguous().clone()
+        return {"$tensor": key}
+    if isinstance(value, Mapping):
+        return {"$map": [[key, _split(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_split(item, tensors) for item in value]
+    return value
+
+
+def _join(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_join(item, tensors) for item in value]
+    if isinstance(value, dict):
+        if "$tensor" in value:
+            return tensors[value["$tensor"]]
+        return {key: _join(item, tensors) for key, item in value["$map"]}
+    return value

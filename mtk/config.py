@@ -1,0 +1,207 @@
+"""One validated run configuration: a TOML file, command-line options and Python arguments make the same object."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from mtk.errors import ConfigError, did_you_mean
+from mtk.plugins import parse_spec
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class Choice(BaseModel):
+    """A plugin's name and its options: `"capped:rows=500"`, or a table with `name` and the options beside it."""
+
+    model_config = ConfigDict(extra="allow")
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_spec(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        name, options = parse_spec(value)
+        return {"name": name, **options}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class TaskConfig(Choice):
+    """One task of the run; keys that are none of these are options of the task plugin."""
+
+    name: str = Field(default="", alias="kind")
+    head: Choice | None = None
+    weight: float | None = Field(default=None, ge=0)
+    batch_size: int | None = Field(default=None, ge=1)
+    trained: bool | None = None
+
+
+class DataConfig(Section):
+    folder: str | None = None
+    max_length: int = Field(default=128, ge=8)
+    max_train_rows: int | None = Field(default=None, ge=1)
+    allow_sample: bool = True
+
+
+class ModelConfig(Section):
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    encoder_dropout: float | None = Field(default=None, ge=0, lt=1)
+
+
+class OptimConfig(Section):
+    lr: float = Field(default=1e-4, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    max_norm: float = Field(default=1.0, ge=0)
+
+
+class TrainConfig(Section):
+    epochs: int = Field(default=6, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    step: Literal["all", "one"] = "all"
+    patience: int = Field(default=3, ge=0)
+    select_on: str = "aggregate"
+    seed: int = Field(default=11711, ge=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    threads: int | None = Field(default=None, ge=1)
+
+
+class RunConfig(Section):
+    """Everything that decides a run. `init` is a finished run whose weights it starts from."""
+
+    tasks: dict[str, TaskConfig]
+    encoder: Choice = Field(default_factory=lambda: Choice(name="minilm"))
+    combiner: Choice = Field(default_factory=lambda: Choice(name="sum"))
+    scheduler: Choice = Field(default_factory=lambda: Choice(name="linear"))
+    mixer: Choice = Field(default_factory=lambda: Choice(name="capped"))
+    augment: list[Choice] = Field(default_factory=list)
+    data: DataConfig = Field(default_factory=DataConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    init: str | None = None
+
+    @field_validator("tasks")
+    @classmethod
+    def _tasks(cls, tasks: dict[str, TaskConfig]) -> dict[str, TaskConfig]:
+        if not tasks:
+            raise ValueError("expected at least one task (--task NAME)")
+        for name, task in tasks.items():
+            if not NAME.fullmatch(name):
+                raise ValueError(f"expected a task name of lower-case letters, digits, - and _, found '{name}'")
+            task.name = task.name or name
+            if task.batch_size is not None and task.batch_size < 1:
+                raise ValueError(f"task '{name}': batch_size must be at least 1")
+        return tasks
+
+    @model_validator(mode="after")
+    def _combination(self) -> RunConfig:
+        sizes = {name: self.batch_size(name) for name in self.tasks}
+        for name, size in sizes.items():
+            if size < self.train.accumulate:
+                raise ValueError(
+                    f"task '{name}': {size} rows a step cannot be split over {self.train.accumulate} parts"
+                )
+        return self
+
+    def batch_size(self, task: str) -> int:
+        """Rows of the task per step."""
+        return self.tasks[task].batch_size or self.train.batch_size
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.model_dump(exclude_none=True, by_alias=True)
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(self.to_dict())
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dictionary. Raises ConfigError that names file and position."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a TOML file: {error}") from error
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """`["optim.lr=3e-5"]` -> `{"optim": {"lr": 3e-5}}`; a value is TOML where it can be, else a string."""
+    tree: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set: expected section.key=value, found '{setting}'")
+        try:
+            parsed = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed = value
+        *path, last = key.strip().split(".")
+        node = tree
+        for part in path:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise ConfigError(f"--set {setting}: '{part}' was already given a value")
+        node[last] = parsed
+    return tree
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid on `base`: tables merge key by key; a plugin's table whose name changes is replaced."""
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        if isinstance(value, Mapping) and isinstance(old, str):
+            name, options = parse_spec(old)
+            old = {"name": name, **options}
+        if (
+            isinstance(value, Mapping)
+            and isinstance(old, Mapping)
+            and old.get("name") in (None, value.get("name", old.get("name")))
+        ):
+            out[key] = merge(old, value)
+        else:
+            out[key] = value
+    return out
+
+
+def make_config(tree: Mapping[str, Any], where: str = "configuration") -> RunConfig:
+    """Validates a tree. Raises ConfigError: one line that names the key, what was expected or the nearest known."""
+    try:
+        return RunConfig.model_validate(dict(tree))
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_first_line(error)}") from error
+
+
+def _first_line(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        section: Any = RunConfig
+        for part in path[:-1]:
+            section = section.model_fields[part].annotation
+        return f"unknown key '{key}'{did_you_mean(path[-1], section.model_fields)}"
+    if problem["type"] == "missing":
+        return f"'{key}' is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if problem["type"] == "value_error":
+        return message
+    return f"{key}: {message}, found {problem['input']!r}"

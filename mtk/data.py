@@ -1,0 +1,228 @@
+"""Rows -> token arrays -> length-bucketed, fused batches. Everything drawn here is a function of (seed, epoch).
+
+A *step* is what one optimizer step sees: some rows of every present task, split into `accumulate` micro-batches. In a
+micro-batch the rows of all tasks are fused into one token batch; each task owns one slice of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mtk.interfaces import Encoder, Example, Head, Mixer, Target, Targets, TokenBatch
+
+WINDOW = 32  # steps whose rows are sorted by length together: more is less padding and less randomness
+
+
+def generator(*key: object) -> torch.Generator:
+    """A generator seeded by `key`, so that adding a task or an epoch changes nobody else's draws."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+@dataclass(frozen=True)
+class FlatTokens:
+    """Token sequences end to end: row i is ids[offsets[i]:offsets[i+1]]."""
+
+    ids: NDArray[np.int32]
+    types: NDArray[np.int8]
+    offsets: NDArray[np.int64]
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class TaskRows:
+    """A task's tokenised rows: one FlatTokens a text part (two for a bi head on pairs), labels aligned to the first."""
+
+    examples: Sequence[Example]
+    parts: tuple[FlatTokens, ...]
+    labels: list[Any]
+    target: Target
+    views: int
+    truncated: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """The longest part of each row, in tokens."""
+        return np.max([part.lengths for part in self.parts], axis=0)
+
+
+def tokenise(encoder: Encoder, head: Head, paired: bool, rows: Sequence[Example], max_length: int) -> TaskRows:
+    """Tokenises rows once, as the head reads them, and aligns their labels."""
+    if paired and head.reads == "bi":
+        texts: list[list[tuple[str, str | None]]] = [[(row.text, None) for row in rows]]
+        texts.append([(row.pair or "", None) for row in rows])
+    else:
+        texts = [[(row.text, row.pair) for row in rows]]
+    limit = min(max_length, encoder.max_length)
+    encoded = [encoder.tokenizer.encode(part, limit) for part in texts]
+    labels = [head.target.align(row.label, e.words) for row, e in zip(rows, encoded[0], strict=True)]
+    truncated = sum(any(part[i].truncated for part in encoded) for i in range(len(rows)))
+    flat = tuple(
+        FlatTokens(
+            np.fromiter((i for e in part for i in e.ids), np.int32),
+            np.fromiter((t for e in part for t in e.types), np.int8),
+            np.cumsum([0, *(len(e.ids) for e in part)]),
+        )
+        for part in encoded
+    )
+    return TaskRows(rows, flat, labels, head.target, head.views, truncated)
+
+
+# ---------------------------------------------------------------------------------------------- batches
+
+
+@dataclass(frozen=True)
+class TaskSlice:
+    """Rows start..stop of the fused batch: `copies` blocks (parts x views) of the same B rows."""
+
+    start: int
+    stop: int
+    copies: int
+    targets: Targets
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    tokens: TokenBatch
+    slices: dict[str, TaskSlice]
+
+    def to(self, device: torch.device) -> MicroBatch:
+        slices = {n: TaskSlice(s.start, s.stop, s.copies, s.targets.to(device)) for n, s in self.slices.items()}
+        return MicroBatch(self.tokens.to(device), slices)
+
+
+@dataclass(frozen=True)
+class Step:
+    """The rows of one optimizer step, by task."""
+
+    rows: dict[str, NDArray[np.int64]]
+
+    def micro_batches(
+        self, data: Mapping[str, TaskRows], pad_id: int, accumulate: int = 1, *, views: bool = True
+    ) -> list[MicroBatch]:
+        """The step's rows in `accumulate` fused batches of nearly equal size."""
+        split = {name: np.array_split(rows, accumulate) for name, rows in self.rows.items()}
+        parts = [{name: pieces[i] for name, pieces in split.items() if len(pieces[i])} for i in range(accumulate)]
+        return [fuse(data, part, pad_id, views=views) for part in parts if part]
+
+
+def fuse(
+    data: Mapping[str, TaskRows], rows: Mapping[str, NDArray[np.int64]], pad_id: int, *, views: bool = True
+) -> MicroBatch:
+    """Pads the chosen rows of every task to one [B, L] token batch."""
+    blocks = [
+        (name, part, chosen)
+        for name, chosen in rows.items()
+        for _ in range(data[name].views if views else 1)
+        for part in data[name].parts
+    ]
+    height = sum(len(chosen) for _, _, chosen in blocks)
+    width = max(int(part.lengths[chosen].max()) for _, part, chosen in blocks)
+    ids = np.full((height, width), pad_id, np.int64)
+    types = np.zeros((height, width), np.int64)
+    mask = np.zeros((height, width), np.bool_)
+    at = 0
+    for _, part, chosen in blocks:
+        for row in chosen:
+            begin, end = part.offsets[row], part.offsets[row + 1]
+            ids[at, : end - begin] = part.ids[begin:end]
+            types[at, : end - begin] = part.types[begin:end]
+            mask[at, : end - begin] = True
+            at += 1
+    tokens = TokenBatch(torch.from_numpy(ids), torch.from_numpy(types), torch.from_numpy(mask))
+    slices, at = {}, 0
+    for name, chosen in rows.items():
+        copies = len(data[name].parts) * (data[name].views if views else 1)
+        targets = data[name].target.collate([data[name].labels[i] for i in chosen], width)
+        slices[name] = TaskSlice(at, at + copies * len(chosen), copies, targets)
+        at += copies * len(chosen)
+    return MicroBatch(tokens, slices)
+
+
+# ---------------------------------------------------------------------------------------------- an epoch
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """How an epoch draws its steps: rows a task (from the mixer), rows a step, composition and seed."""
+
+    mixer: Mixer
+    batch_sizes: Mapping[str, int]
+    composition: Literal["all", "one"]
+    epochs: int
+    seed: int
+
+    def rows(self, data: Mapping[str, TaskRows], epoch: int) -> dict[str, int]:
+        sizes = {name: len(rows) for name, rows in data.items()}
+        return self.mixer.rows(sizes, epoch, self.epochs, generator(self.seed, "mixer", epoch))
+
+    def step_count(self, data: Mapping[str, TaskRows], epoch: int) -> int:
+        batches = [-(-count // self.batch_sizes[name]) for name, count in self.rows(data, epoch).items()]
+        return max(batches) if self.composition == "all" else sum(batches)
+
+    def steps(self, data: Mapping[str, TaskRows], epoch: int) -> list[Step]:
+        """The epoch's steps. `all`: a batch of every task still in its epoch; `one`: one task's batch at a time."""
+        batches = {
+            name: self._batches(name, rows, count, epoch)
+            for (name, rows), count in zip(data.items(), self.rows(data, epoch).values(), strict=True)
+        }
+        if self.composition == "one":
+            turns = max(map(len, batches.values()))
+            return [Step({name: b[turn]}) for turn in range(turns) for name, b in batches.items() if turn < len(b)]
+        steps: list[Step] = []
+        total = max(map(len, batches.values()))
+        for first in range(0, total, WINDOW):
+            size = min(WINDOW, total - first)
+            order = torch.randperm(size, generator=generator(self.seed, "order", epoch, first)).tolist()
+            drawn: list[dict[str, NDArray[np.int64]]] = [{} for _ in range(size)]
+            for name, all_batches in batches.items():
+                window = all_batches[first : first + size]  # sorted by length, so that equal ranks pad alike
+                for rank, batch in enumerate(window):
+                    drawn[rank * size // len(window)][name] = batch
+            steps += [Step(drawn[rank]) for rank in order]
+        return steps
+
+    def _batches(self, name: str, rows: TaskRows, count: int, epoch: int) -> list[NDArray[np.int64]]:
+        """`count` rows in seeded random order, then sorted by length inside every window of batches."""
+        size = self.batch_sizes[name]
+        draw = generator(self.seed, "rows", name, epoch)
+        chosen = draw_rows(len(rows), count, draw)
+        lengths = rows.lengths
+        batches: list[NDArray[np.int64]] = []
+        for first in range(0, count, size * WINDOW):
+            pool = chosen[first : first + size * WINDOW]
+            pool = pool[np.argsort(lengths[pool], kind="stable")]
+            batches += [pool[i : i + size] for i in range(0, len(pool), size)]
+        if self.composition == "one":  # no ranks to keep: shuffle the batches themselves
+            batches = [batches[i] for i in torch.randperm(len(batches), generator=draw).tolist()]
+        return batches
+
+
+def draw_rows(size: int, count: int, draw: torch.Generator) -> NDArray[np.int64]:
+    """`count` row indices: whole random passes over the rows, then a random part of one more."""
+    passes = [torch.randperm(size, generator=draw).numpy() for _ in range(-(-count // size))]
+    return np.concatenate(passes)[:count] if passes else np.empty(0, np.int64)
+
+
+def evaluation_batches(rows: TaskRows, max_tokens: int = 4096) -> Iterator[NDArray[np.int64]]:
+    """All rows, sorted by length, in batches of at most `max_tokens` padded tokens (at least one row)."""
+    lengths = rows.lengths
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        size = max(1, max_tokens // max(1, int(lengths[order[start]])))
+        yield order[start : start + size]
+        start += size

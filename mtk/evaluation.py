@@ -1,0 +1,85 @@
+"""Whole-split predictions and metrics, and the aggregate score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mtk.data import MicroBatch, TaskRows, TaskSlice, evaluation_batches, fuse
+from mtk.device import Hardware
+from mtk.errors import DataError
+from mtk.interfaces import Prediction, Task
+from mtk.model import MultitaskModel
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Metrics by task, and the plain mean of the tasks' primary metrics."""
+
+    tasks: dict[str, dict[str, float]]
+    primary: dict[str, str]
+
+    @property
+    def aggregate(self) -> float:
+        return sum(self.tasks[name][metric] for name, metric in self.primary.items()) / len(self.primary)
+
+    def pick(self, select_on: str) -> float:
+        """`aggregate`, `TASK` (its primary metric) or `TASK.METRIC`."""
+        if select_on == "aggregate":
+            return self.aggregate
+        name, _, metric = select_on.partition(".")
+        return self.tasks[name][metric or self.primary[name]]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"aggregate": self.aggregate, "tasks": self.tasks, "primary": self.primary}
+
+
+def predict(model: MultitaskModel, name: str, rows: TaskRows, hardware: Hardware) -> list[Prediction]:
+    """One prediction a row, in the rows' order. Batches are sorted by length; dropout is off."""
+    return predict_together(model, {name: rows}, hardware)[name]
+
+
+def predict_together(
+    model: MultitaskModel, rows: Mapping[str, TaskRows], hardware: Hardware
+) -> dict[str, list[Prediction]]:
+    """Predictions of several tasks for the *same* texts, tokenised alike: the encoder runs once for all of them."""
+    first = next(iter(rows))
+    out: dict[str, list[Prediction | None]] = {name: [None] * len(part) for name, part in rows.items()}
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode(), hardware.autocast():
+            for chosen in evaluation_batches(rows[first]):
+                batch = fuse({first: rows[first]}, {first: chosen}, model.encoder.tokenizer.pad_id, views=False)
+                part, width = batch.slices[first], batch.tokens.ids.shape[1]
+                slices = {}
+                for name, own in rows.items():
+                    targets = own.target.collate([own.labels[i] for i in chosen], width)
+                    slices[name] = TaskSlice(part.start, part.stop, part.copies, targets)
+                batch = MicroBatch(batch.tokens, slices).to(hardware.torch_device)
+                for name, outputs in model(batch).items():
+                    answers = model.head(name).predict(outputs, batch.slices[name].targets)
+                    for row, answer in zip(chosen.tolist(), answers, strict=True):
+                        out[name][row] = answer
+    finally:
+        model.train(training)
+    return {name: [answer for answer in answers if answer is not None] for name, answers in out.items()}
+
+
+def score(task: Task, rows: TaskRows, predictions: list[Prediction]) -> dict[str, float]:
+    """The task's metrics over its labelled rows. Raises DataError where no row has a label."""
+    labelled = [(p, e.label) for p, e in zip(predictions, rows.examples, strict=True) if e.label is not None]
+    if not labelled:
+        raise DataError(f"task '{task.name}': none of the {len(rows)} rows has a label, so there is nothing to score")
+    return task.metrics([p for p, _ in labelled], [y for _, y in labelled])
+
+
+def evaluate(
+    model: MultitaskModel, tasks: Mapping[str, Task], rows: Mapping[str, TaskRows], hardware: Hardware
+) -> Scores:
+    """Scores of every task that has rows."""
+    found = {name: score(tasks[name], part, predict(model, name, part, hardware)) for name, part in rows.items()}
+    return Scores(found, {name: tasks[name].primary for name in found})

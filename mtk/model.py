@@ -1,0 +1,58 @@
+"""MultitaskModel: one encoder, a head a task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from mtk.data import MicroBatch
+from mtk.interfaces import Encoder, Head
+
+
+class MultitaskModel(nn.Module):
+    """One shared encoder and a head for each task, by the task's name.
+
+    projection: an optional module [B, D] -> [B, D] between encoder and heads, shared by all tasks.
+    """
+
+    def __init__(self, encoder: Encoder, heads: Mapping[str, Head], projection: nn.Module | None = None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.heads = nn.ModuleDict(heads)
+        self.projection = projection
+
+    def head(self, task: str) -> Head:
+        head = self.heads[task]
+        assert isinstance(head, Head)
+        return head
+
+    def forward(self, batch: MicroBatch) -> dict[str, Any]:
+        """One encoder pass over the fused rows; each head's outputs by task."""
+        features = self.encoder(batch.tokens)  # [B, L] -> pooled [B, D], tokens [B, L, D]
+        if self.projection is not None:
+            features = type(features)(self.projection(features.pooled), features.tokens, features.mask)
+        outputs = {}
+        for name, part in batch.slices.items():
+            size = (part.stop - part.start) // part.copies
+            blocks = [features.rows(part.start + i * size, part.start + (i + 1) * size) for i in range(part.copies)]
+            outputs[name] = self.heads[name](*blocks)
+        return outputs
+
+    def losses(self, batch: MicroBatch, outputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Losses *summed* over each task's labelled items."""
+        return {name: self.head(name).loss(outputs[name], part.targets) for name, part in batch.slices.items()}
+
+    def shared_parameters(self) -> list[nn.Parameter]:
+        """The trainable parameters that all tasks share; changes when something is frozen or thaws."""
+        modules = [self.encoder] if self.projection is None else [self.encoder, self.projection]
+        return [p for module in modules for p in module.parameters() if p.requires_grad]
+
+    def head_parameters(self) -> dict[str, list[nn.Parameter]]:
+        return {name: [p for p in head.parameters() if p.requires_grad] for name, head in self.heads.items()}
+
+    def parameter_counts(self) -> tuple[int, dict[str, int]]:
+        """How many parameters are shared, and how many each head has."""
+        own = {name: sum(p.numel() for p in head.parameters()) for name, head in self.heads.items()}
+        return sum(p.numel() for p in self.parameters()) - sum(own.values()), own

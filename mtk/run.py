@@ -1,0 +1,194 @@
+"""A run folder: config.toml, run.json, metrics.jsonl, best/ and last/. Self-contained, and readable without mtk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+from mtk import __version__, plugins
+from mtk.checkpoint import settle
+from mtk.config import RunConfig, make_config, read_toml
+from mtk.errors import CheckpointError, ConfigError
+from mtk.interfaces import Task
+from mtk.training import EpochDone, Event, Position, StepDone
+
+FORMAT = 1
+
+
+class RunFolder:
+    """One run on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._log: IO[str] | None = None
+
+    @property
+    def best(self) -> Path:
+        return settle(self.path / "best")
+
+    @property
+    def last(self) -> Path:
+        return settle(self.path / "last")
+
+    @property
+    def config(self) -> RunConfig:
+        """Raises ConfigError where config.toml is missing or wrong."""
+        file = self.path / "config.toml"
+        return make_config(read_toml(file), str(file))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """run.json. Raises CheckpointError."""
+        file = self.path / "run.json"
+        try:
+            facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: not a run folder (run.json: {error.strerror})") from error
+        except ValueError as error:
+            raise CheckpointError(f"{file}: damaged, not JSON ({error})") from error
+        return facts
+
+    @classmethod
+    def create(cls, out: Path, config: RunConfig) -> RunFolder:
+        """A new run folder. Raises ConfigError where `out` exists and is not an empty folder."""
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ConfigError(
+                f"--out {out}: expected a new or empty folder, found {'files in it' if out.is_dir() else 'a file'}; "
+                f"choose another, or go on with that run: mtk train --resume {out}"
+            )
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            write_atomically(out / "config.toml", config.to_toml())
+        except OSError as error:
+            raise ConfigError(f"--out {out}: cannot be written ({error.strerror})") from error
+        return cls(out)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run folder. Raises CheckpointError where it is none, or another version's."""
+        folder = cls(path)
+        if not path.is_dir():
+            raise CheckpointError(f"{path}: no such run folder; mtk runs lists those here")
+        found = folder.facts.get("format")
+        if found != FORMAT:
+            raise CheckpointError(
+                f"{path}: a run folder of format {found} (mtk {folder.facts.get('mtk', '?')}), but this mtk "
+                f"{__version__} reads format {FORMAT}; use the mtk that wrote it"
+            )
+        return folder
+
+    def update(self, **facts: Any) -> None:
+        """Merges `facts` into run.json."""
+        old = self.facts if (self.path / "run.json").exists() else {"format": FORMAT, "mtk": __version__}
+        write_atomically(self.path / "run.json", json.dumps({**old, **facts}, indent=2) + "\n")
+
+    # ------------------------------------------------------------------------------------------ metrics.jsonl
+
+    def record(self, event: Event) -> None:
+        """Appends a step or an epoch to metrics.jsonl; epochs and steps count from 1."""
+        if isinstance(event, StepDone):
+            line = {
+                "event": "step",
+                "epoch": event.epoch + 1,
+                "done": event.done,
+                "losses": event.losses,
+                "lr": event.lr,
+                "weights": dict(zip(event.report.tasks, event.report.weights.tolist(), strict=True)),
+                "conflicts": event.report.conflicts,
+            }
+        elif isinstance(event, EpochDone):
+            line = {
+                "event": "epoch",
+                "epoch": event.epoch + 1,
+                "done": event.done,
+                "losses": event.losses,
+                "rows": event.rows,
+                "scores": event.scores.to_dict(),
+                "selected": event.selected,
+                "best": event.is_best,
+                "seconds": round(event.seconds, 2),
+            }
+        else:
+            return
+        if self._log is None:
+            self._log = (self.path / "metrics.jsonl").open("a", encoding="utf-8")
+        self._log.write(json.dumps(line) + "\n")
+        if isinstance(event, EpochDone):
+            self._log.flush()
+
+    def close(self) -> None:
+        if self._log is not None:
+            self._log.close()
+            self._log = None
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last line that a crash cut off is left out."""
+        file = self.path / "metrics.jsonl"
+        if file.exists():
+            for line in file.read_text(encoding="utf-8").splitlines():
+                try:
+                    yield json.loads(line)
+                except ValueError:
+                    return
+
+    def rewind(self, position: Position) -> None:
+        """Drops the metrics that came after `position`, which a resumed run will write again."""
+        kept = [
+            line
+            for line in self.metrics()
+            if line["done"] <= position.done and (line["event"] == "step" or line["epoch"] <= position.epoch)
+        ]
+        write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def write_atomically(file: Path, text: str) -> None:
+    new = file.with_name(f".{file.name}.new")
+    new.write_text(text, encoding="utf-8")
+    new.replace(file)
+
+
+def default_out(config: RunConfig) -> Path:
+    """runs/20261231-235959-sst-sts-pcgrad, with a number behind where that exists."""
+    name = "-".join([time.strftime("%Y%m%d-%H%M%S"), *list(config.tasks)[:4], config.combiner.name])
+    path, number = Path("runs") / name, 2
+    while path.exists():
+        path, number = Path("runs") / f"{name}-{number}", number + 1
+    return path
+
+
+def provenance(config: RunConfig, tasks: Mapping[str, Task]) -> dict[str, Any]:
+    """Versions, data with hashes, and where every plugin of the run comes from."""
+    packages = ("torch", "tokenizers", "safetensors", "numpy", "scikit-learn", "transformers")
+    chosen = [("task", choice.name) for choice in config.tasks.values()]
+    chosen += [(kind, getattr(config, kind).name) for kind in ("encoder", "combiner", "scheduler", "mixer")]
+    origins = {}
+    for kind, name in chosen:
+        found, _ = plugins.find(kind, name)
+        origins[f"{kind} {name}"] = f"{found.distribution} {found.version}"
+    return {
+        "versions": {"python": platform.python_version(), **{p: v for p in packages if (v := _version(p))}},
+        "plugins": origins,
+        "data": {name: _data(task) for name, task in tasks.items()},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _data(task: Task) -> dict[str, Any]:
+    source = task.source
+    files = {
+        split: {"file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+        for split, file in source.files.items()
+    }
+    return {"origin": source.origin, "sample": source.sample, "files": files}

@@ -1,0 +1,224 @@
+"""A training run with its folder: starts or resumes it, records every event, saves every epoch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mtk.assembly import Parts, assemble
+from mtk.checkpoint import (
+    load_encoder,
+    load_heads,
+    load_matching,
+    load_training,
+    replace_folder,
+    save_model,
+    save_training,
+)
+from mtk.config import RunConfig, merge
+from mtk.device import Hardware, choose
+from mtk.errors import CheckpointError, ConfigError, MTKError
+from mtk.interfaces import Task
+from mtk.run import RunFolder, provenance
+from mtk.training import EpochDone, Event, Finished, Training
+
+
+class Session:
+    """A run that is being trained. Iterate `run()`; call `stop()` to end after the current step, resumably."""
+
+    def __init__(self, parts: Parts, folder: RunFolder | None, fresh_heads: list[str] | None = None) -> None:
+        self.parts = parts
+        self.folder = folder
+        self.training = Training(parts)
+        self.fresh_heads = fresh_heads or []  # heads that a warm start could not fill
+        self._seconds = 0.0
+
+    def stop(self) -> None:
+        self.training.stop_requested = True
+
+    def run(self) -> Iterator[Event]:
+        """Trains to the end, saving as it goes. Raises MTKError; what was saved before then stands."""
+        folder = self.folder
+        assert folder is not None, "a dry session has no folder"
+        start = time.perf_counter()
+        status = "failed"
+        try:
+            for event in self.training.run():
+                folder.record(event)
+                if isinstance(event, EpochDone):
+                    if event.is_best:  # before last/, so that no resume can know of a best that was not saved
+                        replace_folder(folder.best, lambda new: self._save_model(new))
+                        folder.update(best_epoch=event.epoch + 1, scores=event.scores.to_dict())
+                    self._save_last()
+                elif isinstance(event, Finished):
+                    status = "finished"
+                    if event.reason == "stopped":
+                        status = "stopped"
+                        self._save_last()
+                    folder.update(ended=event.reason)
+                yield event
+        finally:
+            folder.close()
+            seconds = self._seconds + time.perf_counter() - start
+            folder.update(status=status, seconds=round(seconds, 1))
+
+    def _save_model(self, folder: Path) -> None:
+        description = {
+            "tasks": {
+                name: {
+                    "kind": choice.name,
+                    **describe_task(self.parts.tasks[name]),
+                }
+                for name, choice in self.parts.config.tasks.items()
+            }
+        }
+        save_model(folder, self.parts.model, self.parts.config, description)
+
+    def _save_last(self) -> None:
+        assert self.folder is not None
+        state = self.training.state_dict()
+
+        def write(new: Path) -> None:
+            self._save_model(new)
+            save_training(new, state)
+
+        replace_folder(self.folder.last, write)
+
+
+def describe_task(task: Task) -> dict[str, Any]:
+    """What a reader of model.json wants to know of a task: its text columns, and its label names where it has them."""
+    names = getattr(task.target, "names", None)
+    return {"columns": list(task.columns), **({} if names is None else {"labels": list(names)})}
+
+
+def start(config: RunConfig, out: Path | None, command: str = "") -> Session:
+    """A new run; without `out` a dry one, which builds everything and writes nothing. Raises MTKError children."""
+    hardware = choose(config.train)
+    init = _init_folder(config)
+    parts = assemble(config, hardware, encoder=None if init is None else load_encoder(init))
+    fresh = [] if init is None else load_matching(init, parts.model)
+    if out is None:
+        return Session(parts, None, fresh)
+    folder = RunFolder.create(out, config)
+    folder.update(
+        status="running",
+        command=command,
+        seed=config.train.seed,
+        started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        hardware=hardware.to_dict(),
+        select_on=config.train.select_on,
+        **provenance(config, parts.tasks),
+    )
+    return Session(parts, folder, fresh)
+
+
+def resume(path: Path, changes: dict[str, Any] | None = None) -> Session:
+    """Goes on with a run exactly where its last checkpoint left it. Raises MTKError children.
+
+    changes: settings that the user gave beside `--resume`; any that differ from the run's own are refused.
+    """
+    folder = RunFolder.open(path)
+    config = folder.config
+    refuse_changes(config, changes or {})
+    if not folder.last.exists():
+        raise CheckpointError(
+            f"{path}: the run has no last/ checkpoint to resume from; start it again with another --out"
+        )
+    facts = folder.facts
+    hardware = Hardware(**facts["hardware"])
+    if hardware.device != choose_device(hardware):
+        raise CheckpointError(
+            f"{path}: the run was on {hardware.device}, which is not here; start again with --init {path}"
+        )
+    state = load_training(folder.last)
+    parts = assemble(config, hardware.apply(), encoder=load_encoder(folder.last))
+    load_heads(folder.last, parts.model.heads)
+    check_data(path, facts, provenance(config, parts.tasks))
+    session = Session(parts, folder)
+    session.training.load_state_dict(state)
+    session._seconds = float(facts.get("seconds", 0.0))
+    if session.training.position.ended:
+        raise ConfigError(
+            f"{path}: the run is finished ({session.training.position.ended}); for more training start a new run with "
+            f"--init {path}"
+        )
+    folder.rewind(session.training.position)
+    folder.update(status="running")
+    return session
+
+
+def fork(checkpoint: Path, config: RunConfig, out: Path, command: str = "") -> Session:
+    """A new run with other settings from another run's checkpoint at an epoch's end: weights and moments where shapes
+    agree, the epoch and the fraction of the schedule; fresh generators."""
+    state = load_training(checkpoint)
+    if state["position"]["step"]:
+        raise CheckpointError(
+            f"{checkpoint}: a fork starts at an epoch's end, but this checkpoint lies inside an epoch"
+        )
+    hardware = choose(config.train)
+    parts = assemble(config, hardware, encoder=load_encoder(checkpoint))
+    fresh = load_matching(checkpoint, parts.model)
+    folder = RunFolder.create(out, config)
+    folder.update(
+        status="running", command=command, seed=config.train.seed, hardware=hardware.to_dict(),
+        forked_from=str(checkpoint), **provenance(config, parts.tasks),
+    )  # fmt: skip
+    session = Session(parts, folder, fresh)
+    session.training.fork_state(state)
+    return session
+
+
+def choose_device(hardware: Hardware) -> str:
+    """The device of `hardware` where it is here, else another's name."""
+    from mtk.config import TrainConfig
+
+    try:
+        return choose(TrainConfig(device=hardware.device, precision="fp32", threads=hardware.threads)).device  # type: ignore[arg-type]
+    except MTKError:
+        return "none"
+
+
+def refuse_changes(config: RunConfig, changes: dict[str, Any]) -> None:
+    """Raises ConfigError that names the first setting that differs from the run's own."""
+    from mtk.config import make_config
+
+    if "tasks" in changes and set(changes["tasks"]) != set(config.tasks):
+        raise ConfigError(
+            f"--resume with changed tasks: the run has {', '.join(config.tasks)}, found {', '.join(changes['tasks'])}; "
+            "resume without --task, or start a new run with --init RUN"
+        )
+    old = config.to_dict()
+    new = make_config(merge(old, changes)).to_dict()
+    for key, before, after in _differences(old, new):
+        raise ConfigError(
+            f"--resume goes on exactly: {key} is {before!r} in the run, found {after!r}; resume without it, or start a "
+            "new run with --init RUN"
+        )
+
+
+def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(k for k in new if k not in old)]:
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    elif old != new:
+        yield path, old, new
+
+
+def check_data(path: Path, facts: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuses to resume on other data. Raises ConfigError that names task and split."""
+    for name, recorded in facts.get("data", {}).items():
+        for split, file in recorded["files"].items():
+            found = now["data"][name]["files"].get(split)
+            if split in ("train", "dev") and found != file:
+                raise ConfigError(
+                    f"{path}: the {split} rows of task '{name}' are not those the run was trained on "
+                    f"({file['file']} changed or another file stands in its place); give the same --data, or start anew"
+                )
+
+
+def _init_folder(config: RunConfig) -> Path | None:
+    if config.init is None:
+        return None
+    return RunFolder.open(Path(config.init)).best

@@ -1,0 +1,40 @@
+"""The check of a plugin as a user reaches it: by kind and name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from mtk import plugins
+from mtk.testing.modules import check_encoder, check_head
+from mtk.testing.rows import check_augmentation, check_task
+from mtk.testing.training import check_combiner, check_mixer, check_scheduler
+
+CHECKS: dict[str, Callable[..., None]] = {
+    "task": check_task,
+    "head": check_head,
+    "encoder": check_encoder,
+    "combiner": check_combiner,
+    "scheduler": check_scheduler,
+    "mixer": check_mixer,
+    "augmentation": check_augmentation,
+}
+
+
+def check_registered(kind: str, name: str, **options: Any) -> None:
+    """Builds a registered plugin with these options and runs its kind's check; tuners and exporters are only built.
+
+    Its options must have type hints and its constructor a docstring. Raises AssertionError, and MTKError where it
+    cannot be built.
+    """
+    described = plugins.describe(kind, name)
+    assert described.doc, f"{kind} '{name}': what it builds has no docstring"
+    for option in described.options:
+        assert option.hint is not Any, f"{kind} '{name}': option '{option.name}' has no type hint"
+    make = partial(plugins.build, kind, name, **options)
+    check = CHECKS.get(kind)
+    if check is None:
+        make()
+    else:
+        check(make)

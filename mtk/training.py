@@ -1,0 +1,262 @@
+"""One visible loop, which yields what happened; displays, run folders and tuners consume it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mtk.assembly import Parts
+from mtk.data import MicroBatch, Step, generator
+from mtk.errors import MTKError
+from mtk.evaluation import Scores, evaluate
+from mtk.gradients import GradientEngine, GradientReport
+from mtk.interfaces import Progress, StepInfo
+
+Reason = Literal["epochs", "patience", "max_steps", "stopped"]
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """One optimizer step: losses are means over the step's labelled items; `done` of `total` steps are behind us."""
+
+    epoch: int
+    step: int
+    steps: int
+    done: int
+    total: int
+    losses: dict[str, float]
+    lr: float
+    rows: int
+    report: GradientReport
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """An epoch (or the part of one that max_steps left) and the dev scores after it."""
+
+    epoch: int
+    done: int
+    losses: dict[str, float]
+    scores: Scores
+    selected: float
+    is_best: bool
+    rows: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Why training ended. `stopped`: somebody asked; the position can be resumed."""
+
+    reason: Reason
+
+
+Event = StepDone | EpochDone | Finished
+
+
+@dataclass
+class Position:
+    """Where a run stands: the epoch, steps done in it and in all, and what early stopping remembers."""
+
+    epoch: int = 0
+    step: int = 0
+    done: int = 0
+    best: float | None = None
+    best_epoch: int | None = None
+    bad_epochs: int = 0
+    rows: int = 0
+    ended: Reason | None = None
+    loss_sums: dict[str, list[float]] = field(default_factory=dict)  # task -> [sum of step losses, steps]
+
+
+class Training:
+    """A run's parts, its optimizer and its position. `run()` goes on from the position to the end."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.config = parts.config
+        self.position = Position()
+        self.optimizer = make_optimizer(parts)
+        self.generator = generator(self.config.train.seed, "combiner")
+        self.stop_requested = False
+        epochs = range(self.config.train.epochs)
+        self.total = sum(parts.plan.step_count(parts.train, epoch) for epoch in epochs)
+        if self.config.train.max_steps is not None:
+            self.total = min(self.total, self.config.train.max_steps)
+
+    def run(self) -> Iterator[Event]:
+        """The loop. Raises MTKError when a loss is no longer finite; the model is then as after the last step."""
+        at = self.position
+        while at.ended is None:
+            start = time.perf_counter()
+            engine = GradientEngine(
+                self.parts.model.shared_parameters(), self.parts.combiner, self.parts.model.head_parameters()
+            )
+            self.parts.model.train()
+            steps = self.parts.plan.steps(self.parts.train, at.epoch)
+            while at.step < len(steps) and at.done < self.total:
+                yield self._step(engine, steps[at.step], len(steps))
+                if self.stop_requested:
+                    yield Finished("stopped")
+                    return
+            yield self._end_epoch(start)
+        yield Finished(at.ended)
+
+    def _step(self, engine: GradientEngine, step: Step, steps: int) -> StepDone:
+        at, parts, optim = self.position, self.parts, self.config.optim
+        batches = step.micro_batches(parts.train, parts.model.encoder.tokenizer.pad_id, self.config.train.accumulate)
+        batches = [batch.to(parts.hardware.torch_device) for batch in batches]
+        counts = label_counts(batches)
+        info = StepInfo(tuple(counts), at.done, at.epoch, self.generator)
+        again = rng_state(parts.hardware.device) if parts.combiner.looks_again else None
+
+        engine.start(info, len(batches))
+        losses = self._losses(batches, counts, engine)
+        values = torch.stack([losses[name] for name in counts])
+        finite = values.isfinite().tolist()
+        if not all(finite):
+            bad = [name for name, fine in zip(counts, finite, strict=True) if not fine]
+            raise MTKError(
+                f"the loss of task {', '.join(bad)} is not finite at step {at.done + 1} (epoch {at.epoch + 1}); "
+                f"try a lower --lr (now {optim.lr:g}) or --precision fp32 (now {parts.hardware.precision})"
+            )
+        report = engine.finish(optim.max_norm or None)
+        factor = parts.scheduler.factor(Progress(at.done, self.total))
+        for group in self.optimizer.param_groups:
+            group["lr"] = optim.lr * factor
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if again is not None:
+            set_rng_state(parts.hardware.device, again)
+            with torch.no_grad():
+                second = self._losses(batches, counts, None)
+            parts.combiner.after_step(torch.stack([second[name] for name in counts]), info)
+
+        at.step += 1
+        at.done += 1
+        shown = dict(zip(counts, values.tolist(), strict=True))
+        for name, value in shown.items():
+            sums = at.loss_sums.setdefault(name, [0.0, 0])
+            sums[0] += value
+            sums[1] += 1
+        rows = sum(map(len, step.rows.values()))
+        at.rows += rows
+        return StepDone(at.epoch, at.step, steps, at.done, self.total, shown, optim.lr * factor, rows, report)
+
+    def _losses(
+        self, batches: list[MicroBatch], counts: Mapping[str, int], engine: GradientEngine | None
+    ) -> dict[str, Tensor]:
+        """The step's mean loss by task, weighted; sends each micro-batch's share backward where there is an engine."""
+        losses: dict[str, Tensor] = {}
+        for batch in batches:
+            with self.parts.hardware.autocast():
+                sums = self.parts.model.losses(batch, self.parts.model(batch))
+            shares = {n: total * (self.parts.weight(n) / max(1, counts[n])) for n, total in sums.items()}
+            if engine is not None:
+                engine.backward(shares)
+            for name, share in shares.items():
+                losses[name] = losses[name] + share.detach() if name in losses else share.detach()
+        return losses
+
+    def _end_epoch(self, start: float) -> EpochDone:
+        at, parts = self.position, self.parts
+        scores = evaluate(parts.model, parts.tasks, parts.dev, parts.hardware)
+        selected = scores.pick(self.config.train.select_on)
+        is_best = at.best is None or selected > at.best
+        if is_best:
+            at.best, at.best_epoch, at.bad_epochs = selected, at.epoch, 0
+        else:
+            at.bad_epochs += 1
+        losses = {name: total / count for name, (total, count) in at.loss_sums.items()}
+        event = EpochDone(at.epoch, at.done, losses, scores, selected, is_best, at.rows, time.perf_counter() - start)
+        at.epoch += 1
+        at.step, at.rows, at.loss_sums = 0, 0, {}
+        train = self.config.train
+        if at.epoch >= train.epochs:
+            at.ended = "epochs"
+        elif at.done >= self.total:
+            at.ended = "max_steps"
+        elif train.patience and at.bad_epochs >= train.patience:
+            at.ended = "patience"
+        return event
+
+    # ------------------------------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that an exact resume needs beside the weights: moments by parameter name, position, generators."""
+        names = {id(p): name for name, p in self.parts.model.named_parameters()}
+        moments = {names[id(p)]: dict(state) for p, state in self.optimizer.state.items()}
+        return {
+            "position": asdict(self.position),
+            "moments": moments,
+            "combiner": dict(self.parts.combiner.state_dict()),
+            "generator": self.generator.get_state(),
+            "rng": rng_state(self.parts.hardware.device),
+            "total": self.total,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state_dict` gave: the run goes on bit for bit."""
+        self.load_moments(state["moments"])
+        self.position = Position(**state["position"])
+        self.parts.combiner.load_state_dict(state["combiner"])
+        self.generator.set_state(state["generator"])
+        set_rng_state(self.parts.hardware.device, state["rng"])
+
+    def load_moments(self, moments: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Optimizer moments by parameter name, where the shapes agree."""
+        for name, p in self.parts.model.named_parameters():
+            state = moments.get(name)
+            if p.requires_grad and state and all(t.dim() == 0 or t.shape == p.shape for t in state.values()):
+                self.optimizer.state[p] = {k: v.to(p.device).clone() for k, v in state.items()}
+
+    def fork_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from another run's epoch end under this run's settings: moments, epoch and schedule fraction are
+        taken over; generators, combiner state and what early stopping remembers start fresh."""
+        self.load_moments(state["moments"])
+        old = Position(**state["position"])
+        fraction = Progress(old.done, int(state["total"])).fraction
+        self.position = Position(epoch=min(old.epoch, self.config.train.epochs - 1), done=round(fraction * self.total))
+
+
+def make_optimizer(parts: Parts) -> torch.optim.Optimizer:
+    """AdamW, fused where the device has it; weight decay on matrices only."""
+    optim = parts.config.optim
+    trainable = [p for p in parts.model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": optim.weight_decay},
+        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=optim.lr, fused=parts.hardware.device in ("cpu", "cuda"))
+
+
+def label_counts(batches: list[MicroBatch]) -> dict[str, int]:
+    """Labelled items of a step's present tasks, over all its micro-batches."""
+    counts: dict[str, int] = {}
+    for batch in batches:
+        for name, part in batch.slices.items():
+            counts[name] = counts.get(name, 0) + part.targets.count
+    return counts
+
+
+def rng_state(device: str) -> dict[str, Tensor]:
+    """The states of torch's global generators, which dropout draws from."""
+    states = {"cpu": torch.get_rng_state()}
+    if device == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state()
+    elif device == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def set_rng_state(device: str, states: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"])
+    elif device == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"])
