@@ -1,0 +1,102 @@
+"""What `check_data` finds, on toy tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from mtk.datacheck import Quantiles, check_data, normalised, quantiles
+from mtk.errors import DataError
+from mtk.interfaces import Encoding, Example, Source, Task, TaskContext
+from mtk.targets import Classes, Range
+
+
+class Toy(Task):
+    def __init__(self, name: str, target: Any, **splits: list[Example]) -> None:
+        super().__init__(TaskContext(name))
+        self.target, self.splits = target, splits
+
+    @property
+    def source(self) -> Source:
+        return Source("toys", {split: None for split in self.splits})  # type: ignore[misc]
+
+    def examples(self, split: str) -> Sequence[Example]:
+        if split not in self.splits:
+            raise DataError(f"no {split}")
+        return self.splits[split]
+
+
+def row(id: str, text: str, label: Any = 0, pair: str | None = None) -> Example:
+    return Example(id, text, pair, label)
+
+
+YES_NO = Classes(["no", "yes"])
+
+
+def test_counts_labels_and_lengths() -> None:
+    rows = [row("a", "one two", 1), row("b", "three", 1), row("c", "four five six", None)]
+    report = check_data([Toy("t", YES_NO, train=rows, dev=[row("d", "seven")])], first=1)
+    train = report.splits[0]
+    assert (train.rows, train.unlabelled, train.labels, train.values) == (3, 1, {"no": 0, "yes": 2}, None)
+    assert train.lengths == Quantiles(1, 2, 2, 3, 3)
+    assert train.first == rows[:1]
+    assert (report.unit, report.leaks, report.errors) == ("words", [], [])
+
+
+def test_numbers_get_quantiles_and_no_counts() -> None:
+    report = check_data([Toy("t", Range(0, 5), train=[row("a", "x", 1.0), row("b", "y", 4.0)], dev=[])])
+    assert report.splits[0].labels is None
+    assert report.splits[0].values == Quantiles(1, 1, 2.5, 4, 4)
+    assert (report.splits[1].rows, report.splits[1].lengths) == (0, None)
+    assert quantiles([]) is None
+
+
+def test_a_tokenizer_counts_tokens() -> None:
+    class Letters:
+        pad_id = 0
+
+        def encode(self, rows: Sequence[tuple[str, str | None]], max_length: int) -> list[Encoding]:
+            return [Encoding([1] * min(max_length, len(a + (b or ""))), [], []) for a, b in rows]
+
+    report = check_data([Toy("t", YES_NO, train=[row("a", "x" * 700, 0, "yy")], dev=[])], Letters())
+    assert report.unit == "tokens"
+    assert report.splits[0].lengths is not None and report.splits[0].lengths.max == 702
+
+
+def test_duplicates_and_contradictions() -> None:
+    rows = [row("a", "It's fine.", 0), row("b", "it s FINE", 1), row("c", "Bad", 0), row("d", "bad!", 0)]
+    split = check_data([Toy("t", YES_NO, train=rows, dev=[])]).splits[0]
+    assert split.duplicates == [["a", "b"], ["c", "d"]]
+    assert split.contradictions == [["a", "b"]]
+
+
+def test_a_pair_is_the_same_in_either_order_and_signs_alone_still_count() -> None:
+    assert normalised(row("a", "One.", 0, "two")) == normalised(row("b", "Two", 0, "one"))
+    assert normalised(row("a", "!!!")) != normalised(row("b", "???"))
+    assert normalised(row("a", "one two")) != normalised(row("b", "one", 0, "two"))
+
+
+def test_leaks_within_a_task_and_across_tasks() -> None:
+    first = Toy("a", YES_NO, train=[row("1", "x"), row("2", "y")], dev=[row("3", "X!"), row("4", "z")])
+    other = Toy("b", YES_NO, train=[row("5", "z"), row("6", "y")], dev=[row("7", "q")], test=[row("8", "q")])
+    found = [(k.task, k.split, k.other_task, k.other_split, k.ids) for k in check_data([first, other]).leaks]
+    assert found == [
+        ("a", "dev", "a", "train", ["3"]),
+        ("a", "dev", "b", "train", ["4"]),
+        ("b", "test", "b", "dev", ["8"]),
+    ]
+
+
+def test_a_split_that_cannot_be_read_is_reported_and_the_rest_goes_on() -> None:
+    report = check_data([Toy("t", YES_NO, train=[row("a", "x")]), Toy("u", YES_NO, train=[], dev=[])])
+    assert report.errors == ["no dev"]
+    assert [(s.task, s.split) for s in report.splits] == [("t", "train"), ("u", "train"), ("u", "dev")]
+
+
+@pytest.mark.parametrize("bad", [["f.csv:3: row 'x': empty"], []])
+def test_bad_rows_are_listed(bad: list[str]) -> None:
+    task = Toy("t", YES_NO, train=[row("a", "x")], dev=[])
+    task.bad = bad  # type: ignore[attr-defined]
+    assert check_data([task]).splits[0].bad == bad
