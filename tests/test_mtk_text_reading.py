@@ -129,7 +129,7 @@ def test_a_users_own_file_in_any_form(tmp_path: Path, name: str, content: str) -
     (tmp_path / name).write_text(content)
     rows = sst(tmp_path).read(tmp_path / name)
     assert [(r.text, r.label) for r in rows] == [("Good, really", 4), ("Meh", None)]
-    assert rows[0].id == "2" if name != "mine.jsonl" else "1"
+    assert rows[0].id == ("1" if name == "mine.jsonl" else "2"), "a row without an id is named by its line"
 
 
 def test_a_users_own_file_without_labels(tmp_path: Path) -> None:
