@@ -203,7 +203,7 @@ class GradientEngine:
     def _take(self) -> Gradients:
         """The shared gradients, taken out of `.grad`, each in memory of its own."""
         taken: Gradients = []
-        places: set[int] = set()
+        places = {p.grad.data_ptr() for p in self._heads() if p.grad is not None}
         for p in self._params:
             g, p.grad = p.grad, None
             if g is not None and g.is_sparse:
