@@ -73,7 +73,9 @@ def construct(
         raise PluginError(f"{where} of plugin '{registration.plugin}' lacks a package: {one_line(error)}") from error
     except (ConfigError, ValueError, OSError) as error:
         given = ", ".join(f"{name}={value!r}" for name, value in values.items())
-        raise ConfigError(f"{where}: {one_line(error)}{f' (options: {given})' if given else ''}") from error
+        text = one_line(error)
+        text = text if text.startswith(where) else f"{where}: {text}"
+        raise ConfigError(f"{text} (options: {given})" if given else text) from error
     except MTKError:
         raise
     except Exception as error:

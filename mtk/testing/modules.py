@@ -58,8 +58,8 @@ def _check_head(make: Callable[[], Head], target: Target, labels: Sequence[Any])
     one = _features(texts, head.needs_tokens)
     views = one + _features(texts * (head.views - 1), head.needs_tokens, seed=1)
     head.eval()
-    whole = _loss(head, target, views, labels)
-    alone = sum(_loss(head, target, [f.rows(i, i + 1) for f in views], [y]) for i, y in enumerate(labels))
+    whole = _loss(head, target, views, labels).detach()
+    alone = sum(_loss(head, target, [f.rows(i, i + 1) for f in views], [y]).detach() for i, y in enumerate(labels))
     assert whole.ndim == 0 and torch.isfinite(whole), f"loss: expected a finite number, found {whole} {shape}"
     assert torch.allclose(whole, torch.as_tensor(alone), atol=1e-5), (
         f"loss: expected the sum over rows, {float(alone):.6g}, found {float(whole):.6g} {shape}"
@@ -68,6 +68,10 @@ def _check_head(make: Callable[[], Head], target: Target, labels: Sequence[Any])
         missing = _loss(head, target, views, [*labels[:-1], None])
         rest = _loss(head, target, [f.rows(0, len(labels) - 1) for f in views], labels[:-1])
         assert torch.allclose(missing, rest, atol=1e-5), f"loss: a row without a label counts {shape}"
+    if head.needs_tokens:
+        noise = [Features(f.pooled, _repadded(f), f.mask) for f in views]
+        same = torch.allclose(_loss(head, target, noise, labels), whole, atol=1e-5)
+        assert same, f"the padding of Features.tokens changes the loss: use Features.mask {shape}"
     _check_predictions(head, target, one, labels)
     twin.load_state_dict(head.state_dict())
     twin.eval()
@@ -76,7 +80,7 @@ def _check_head(make: Callable[[], Head], target: Target, labels: Sequence[Any])
 
 
 def _features(count: int, tokens: bool, seed: int = 0) -> list[Features]:
-    """Features of three rows with 5, 3 and 1 tokens; the padding is NaN-free noise that must not matter."""
+    """Features of three rows with 5, 3 and 1 tokens; the padding is noise, which must not matter."""
     generator = seeded(seed)
     mask = torch.arange(LENGTH) < torch.tensor([[5], [3], [1]])  # [B, L]
     made = []
@@ -84,6 +88,12 @@ def _features(count: int, tokens: bool, seed: int = 0) -> list[Features]:
         all_tokens = torch.randn(3, LENGTH, HIDDEN, generator=generator, requires_grad=True) if tokens else None
         made.append(Features(torch.randn(3, HIDDEN, generator=generator, requires_grad=True), all_tokens, mask))
     return made
+
+
+def _repadded(features: Features) -> Tensor:
+    """The tokens with other numbers in the padding."""
+    assert features.tokens is not None
+    return torch.where(features.mask.unsqueeze(-1), features.tokens, features.tokens + 7.0)
 
 
 def _loss(head: Head, target: Target, features: Sequence[Features], labels: Sequence[Any]) -> Tensor:

@@ -69,11 +69,11 @@ def _update(combiner: GradientCombiner, gradients: Tensor, losses: Tensor, info:
         assert update.shape == gradients.shape[1:], f"combine: expected shape [n], found {list(update.shape)}"
     else:
         if combiner.needs == "gram":
-            weights = combiner.gradient_weights(
-                (gram := gradients.double() @ gradients.double().T).clone(), losses, info
-            )
+            gram = gradients.double() @ gradients.double().T  # [T, P] -> [T, T]
+            given = gram.clone()
+            weights = combiner.gradient_weights(given, losses, info)
             assert weights.dtype == torch.float64, f"gradient_weights: expected float64, found {weights.dtype}"
-            assert torch.equal(gram, gram.T)
+            assert torch.equal(given, gram), "the Gramian was changed"
         else:
             weights = combiner.loss_weights(losses, info)
             assert (weights >= 0).all(), f"loss_weights: expected no negative weight, found {weights.tolist()}"
@@ -119,7 +119,7 @@ def _check_plain(state: Any, place: str) -> None:
 
 
 def _check_chunks(make: Callable[[], GradientCombiner], gradients: Tensor) -> None:
-    """`combine` is element-wise: chunks give what the whole gives, unless it draws; an empty chunk gives an empty one."""
+    """`combine` is element-wise: chunks give what the whole gives, unless it draws; none gives none."""
     if make().needs != "gradients":
         return
     generator = seeded(0)
