@@ -30,7 +30,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class BertConfig:
-    """The part of a Hugging Face BERT `config.json` that the model reads. Raises CheckpointError."""
+    """The part of a Hugging Face BERT `config.json` that the model reads. Raises ValueError for what it cannot do."""
 
     vocab_size: int = 30522
     hidden_size: int = 768
@@ -49,14 +49,14 @@ class BertConfig:
     def __post_init__(self) -> None:
         if self.hidden_act not in ACTIVATIONS:
             known = did_you_mean(self.hidden_act, ACTIVATIONS)
-            raise CheckpointError(f"config: hidden_act '{self.hidden_act}' is not supported{known}")
+            raise ValueError(f"hidden_act '{self.hidden_act}' is not supported{known}")
         if self.hidden_size % self.num_attention_heads:
             sizes = f"hidden_size {self.hidden_size}, num_attention_heads {self.num_attention_heads}"
-            raise CheckpointError(f"config: hidden_size must be a multiple of num_attention_heads, found {sizes}")
+            raise ValueError(f"hidden_size must be a multiple of num_attention_heads, found {sizes}")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], origin: str) -> BertConfig:
-        """The configuration in a parsed `config.json`; `origin` is its name in errors."""
+        """The configuration in a parsed `config.json`, called `origin` in errors. Raises CheckpointError."""
         wanted = {
             "model_type": "bert",
             "position_embedding_type": "absolute",
@@ -204,9 +204,6 @@ class BertEncoder(Encoder):
 
     def __init__(self, config: BertConfig, tokenizer: FastTokenizer, *, pooling: str, dropout: float | None) -> None:
         super().__init__()
-        if tokenizer.vocab_size > config.vocab_size:
-            sizes = f"the tokenizer has {tokenizer.vocab_size} tokens, the word embeddings {config.vocab_size} rows"
-            raise CheckpointError(f"tokenizer and weights do not belong together: {sizes}")
         self.config = config = config.with_dropout(dropout)
         self.tokenizer, self.pooling = tokenizer, pooling
         self.hidden_size, self.max_length = config.hidden_size, config.max_position_embeddings

@@ -55,6 +55,7 @@ def load_bert(folder: Path, *, pooling: Pooling, dropout: float | None) -> BertE
     """Reads a folder that `resolve` found complete. Raises CheckpointError naming the bad file or weights."""
     config = BertConfig.from_dict(read_json(folder / "config.json"), str(folder / "config.json"))
     tokenizer = load_bert_tokenizer(folder, config.pad_token_id)
+    tokenizer.check_rows(config.vocab_size, str(folder))
     with torch.device("meta"):  # no memory, and no global randomness, for weights that the checkpoint replaces
         encoder = BertEncoder(config, tokenizer, pooling=pooling, dropout=dropout)
     fill(encoder, bert_names(read_weights(folder)), folder)

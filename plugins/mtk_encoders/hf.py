@@ -51,7 +51,9 @@ def hf(
         if not getattr(tokenizer, "is_fast", False):
             raise CheckpointError(f"encoder '{source}': it has no fast tokenizer (tokenizer.json), which mtk needs")
         model = _load(transformers, folder, config)
-    return TransformersEncoder(model, tokenizer, pooling=pooling, dropout=dropout)
+        encoder = TransformersEncoder(model, tokenizer, pooling=pooling, dropout=dropout)
+        encoder.tokenizer.check_rows(encoder.model.get_input_embeddings().num_embeddings, str(folder))
+    return encoder
 
 
 class TransformersEncoder(Encoder):
@@ -77,10 +79,6 @@ class TransformersEncoder(Encoder):
         takes = inspect.signature(self.model.forward).parameters
         # Without a table of types, models that take them (GPT-2) look them up among the words.
         self._takes_types = "token_type_ids" in takes and (getattr(config, "type_vocab_size", None) or 0) > 1
-        rows = model.get_input_embeddings().num_embeddings
-        if self.tokenizer.vocab_size > rows:
-            sizes = f"the tokenizer has {self.tokenizer.vocab_size} tokens, the word embeddings {rows} rows"
-            raise CheckpointError(f"tokenizer and weights do not belong together: {sizes}")
 
     def forward(self, batch: TokenBatch) -> Features:
         types = {"token_type_ids": batch.types} if self._takes_types else {}

@@ -38,6 +38,12 @@ class FastTokenizer:
         encoded = self._backend.encode_batch(inputs) if inputs else []
         return [self._convert(row, paired=pair is not None) for row, (_, pair) in zip(encoded, rows, strict=True)]
 
+    def check_rows(self, rows: int, origin: str) -> None:
+        """Raises CheckpointError where an embedding of `rows` rows has none for some token."""
+        if self.vocab_size > rows:
+            sizes = f"{self.vocab_size} tokens, {rows} word embeddings"
+            raise CheckpointError(f"{origin}: tokenizer and weights do not belong together ({sizes})")
+
     def save(self, folder: Path) -> None:
         """tokenizer.json, without this run's truncation, and tokenizer_config.json."""
         _unlimited(self._backend).save(str(folder / "tokenizer.json"))
