@@ -242,6 +242,15 @@ def test_a_frozen_encoder_leaves_the_heads_trained(make, plan):
     assert world.flat().abs().sum() > 0
 
 
+@pytest.mark.parametrize("make", [Sum, Softmax, PCGrad, Median])
+def test_the_graph_is_freed(make):
+    world = World()
+    losses = world.losses(ALL)
+    combine(losses, world.shared, make())
+    with pytest.raises(RuntimeError, match="second time"):
+        sum(losses.values()).backward()
+
+
 # ------------------------------------------------------------------------------------------ clipping
 
 

@@ -121,6 +121,8 @@ def test_pcgrad_on_degenerate_gradients():
     opposite = torch.stack([g, -2 * g])
     assert (weights(g, -2 * g) @ opposite).abs().max() < 1e-12
     assert torch.isfinite(weights(g, -g, zero, g)).all()
+    underflow = torch.tensor([[1.0, -1e-200], [-1e-200, 0.0]], dtype=torch.float64)  # the true norm is 1e-200
+    assert pcgrad_weights(underflow, seeded()).tolist() == [1.0, 1.0]
 
 
 def test_pcgrad_is_settled_by_the_generator():
