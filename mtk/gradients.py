@@ -147,7 +147,7 @@ class GradientEngine:
             for name, weight in zip(info.tasks, weights.tolist(), strict=True):
                 _scale((self._owned or {})[name], weight)
         norm = None if max_norm is None else nn.utils.clip_grad_norm_([*self._params, *self._heads()], max_norm)
-        return GradientReport(info.tasks, weights.to("cpu", torch.float64), norm=norm)
+        return GradientReport(info.tasks, weights.cpu().double(), norm=norm)
 
     def _finish_gram(self, info: StepInfo, max_norm: float | None) -> GradientReport:
         gram = gramian([self._buffers[name] for name in info.tasks])
@@ -159,9 +159,9 @@ class GradientEngine:
             )
         weights = torch.ones(len(info.tasks), dtype=torch.float64)
         if self._params:  # with a frozen encoder there is nothing to combine, and a combiner's state is left alone
-            losses = self._summed(info).to("cpu", torch.float64)
+            losses = self._summed(info).cpu().double()
             weights = self._checked(self.combiner.gradient_weights(gram.clone(), losses, info), info, finite=True)
-            weights = weights.to("cpu", torch.float64)
+            weights = weights.cpu().double()
         norm, factor = None, 1.0
         if max_norm is not None:
             norm = (max(0.0, float(weights @ gram @ weights)) + _norm(self._heads()) ** 2) ** 0.5
