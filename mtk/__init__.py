@@ -34,10 +34,11 @@ _HOME = {
         "Tuner",
     ),
     "mtk.targets": ("Classes", "Range"),
-    "mtk.hookspecs": ("hookimpl", "Register"),
+    "mtk.hookspecs": ("hookimpl", "Register", "RegisterCommand"),
     "mtk.plugins": ("build", "registered"),
     "mtk.gradients": ("combine",),
-    "mtk.api": ("train", "load"),
+    "mtk.api": ("train",),
+    "mtk.inference": ("TrainedModel", "load"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

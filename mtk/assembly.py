@@ -83,7 +83,7 @@ def is_trained(config: RunConfig, task: Task) -> bool:
 def build_tasks(config: RunConfig) -> dict[str, Task]:
     data = Path(config.data.folder) if config.data.folder else None
     return {
-        name: plugins.build("task", choice.name, TaskContext(name, data, config.data.allow_sample), **choice.options)
+        name: plugins.build("task", choice.name, TaskContext(name, data, config.data.sample), **choice.options)
         for name, choice in config.tasks.items()
     }
 

@@ -54,7 +54,7 @@ class DataConfig(Section):
     folder: str | None = None
     max_length: int = Field(default=128, ge=8)
     max_train_rows: int | None = Field(default=None, ge=1)
-    allow_sample: bool = True
+    sample: Literal["never", "fallback", "always"] = "fallback"
 
 
 class ModelConfig(Section):

@@ -85,7 +85,7 @@ class TrainedModel:
         if folder is None:
             return self._task(name)
         choice = self.config.tasks[name]
-        task: Task = plugins.build("task", choice.name, TaskContext(name, folder, False), **choice.options)
+        task: Task = plugins.build("task", choice.name, TaskContext(name, folder), **choice.options)
         return task
 
     def _task(self, name: str) -> Task:
@@ -139,9 +139,14 @@ def load(
     best = folder.best
     read_description(best)
     place = Path(data) if data is not None else Path(config.data.folder) if config.data.folder else None
-    sample = any(entry.get("sample") for entry in facts.get("data", {}).values())
+    used_sample = any(entry.get("sample") for entry in facts.get("data", {}).values())
     tasks: dict[str, Task] = {
-        name: plugins.build("task", choice.name, TaskContext(name, place, sample), **choice.options)
+        name: plugins.build(
+            "task",
+            choice.name,
+            TaskContext(name, place, "always" if used_sample and data is None else "never"),
+            **choice.options,
+        )
         for name, choice in config.tasks.items()
     }
     encoder = load_encoder(best)

@@ -150,11 +150,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class TaskContext:
-    """What the core tells a task: its instance name, the user's data folder if any, and whether a sample may serve."""
+    """What the core tells a task: its instance name, the user's data folder if any, and when a built-in sample serves:
+    never, as the fallback where there are no other data, or always."""
 
     name: str
     data: Path | None = None
-    allow_sample: bool = False
+    sample: Literal["never", "fallback", "always"] = "never"
 
 
 class Task(ABC):

@@ -37,13 +37,13 @@ def origin(**context: object) -> str:
 
 
 def test_the_order_of_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert origin(allow_sample=True).startswith("sample-")
+    assert origin(sample="fallback").startswith("sample-")
     put(cache_folder(), "train")
-    assert origin(allow_sample=True).startswith("sample-"), "half a task in the cache does not count"
+    assert origin(sample="fallback").startswith("sample-"), "half a task in the cache does not count"
     put(cache_folder(), "dev")
-    assert origin(allow_sample=True) == "cs224n"
+    assert origin(sample="fallback") == "cs224n"
     monkeypatch.setenv("MTK_DATA", str(put(tmp_path / "variable", "train")))
-    assert origin(allow_sample=True) == "variable"
+    assert origin(sample="fallback") == "variable"
     assert origin(data=put(tmp_path / "mine", "train")) == "mine"
 
 
@@ -53,8 +53,8 @@ def test_no_data_names_the_ways_out() -> None:
 
 
 def test_only_the_sample_is_marked_as_one(tmp_path: Path) -> None:
-    assert SST(TaskContext("sst", allow_sample=True)).source.sample
-    assert not SST(TaskContext("sst", put(tmp_path / "mine", "train"), allow_sample=True)).source.sample
+    assert SST(TaskContext("sst", sample="fallback")).source.sample
+    assert not SST(TaskContext("sst", put(tmp_path / "mine", "train"), sample="fallback")).source.sample
 
 
 def test_a_folder_without_the_tasks_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +62,7 @@ def test_a_folder_without_the_tasks_files(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(
         DataError, match=r"mine: expected a file of task 'sts' \(sts-train.csv.*found ids-sst-train.csv"
     ):
-        _ = STS(TaskContext("sts", tmp_path / "mine", allow_sample=True)).source
+        _ = STS(TaskContext("sts", tmp_path / "mine", sample="fallback")).source
     with pytest.raises(DataError, match="gone: no such folder"):
         _ = SST(TaskContext("sst", tmp_path / "gone")).source
     with pytest.raises(DataError, match="expected a folder that holds"):
@@ -106,7 +106,7 @@ def test_the_known_leak_of_sts() -> None:
 
 @pytest.mark.parametrize("kind", TASKS)
 def test_the_sample_is_large_enough_balanced_and_clean(kind: type[FileTask]) -> None:
-    task = kind(TaskContext(kind.kind, allow_sample=True))
+    task = kind(TaskContext(kind.kind, sample="fallback"))
     report = check_data([task])
     assert (report.errors, report.leaks) == ([], [])
     sizes = {split.split: split.rows for split in report.splits}
@@ -122,7 +122,7 @@ def test_the_sample_is_large_enough_balanced_and_clean(kind: type[FileTask]) -> 
 
 
 def test_no_row_of_the_sample_stands_in_two_tasks_or_splits() -> None:
-    tasks = [kind(TaskContext(kind.kind, allow_sample=True)) for kind in TASKS]
+    tasks = [kind(TaskContext(kind.kind, sample="fallback")) for kind in TASKS]
     assert check_data(tasks).leaks == []
     rows = [normalised(row) for task in tasks for split in ("train", "dev") for row in task.examples(split)]
     assert len(rows) == len(set(rows))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -40,7 +40,7 @@ def check(
     ] = None,
     rows: Annotated[int, typer.Option(min=0, help="How many parsed rows of each split to show.")] = 2,
     sample: Annotated[
-        bool, typer.Option("--sample", help="The built-in sample serves where there is no data.")
+        bool, typer.Option("--sample", help="The built-in sample, whatever other data there are.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
 ) -> None:
@@ -78,7 +78,7 @@ def _tasks(specs: list[str], data: Path | None, sample: bool) -> tuple[list[Task
         registration, _ = plugins.find("task", name)
         if any(registration.name == earlier.name for earlier in tasks):
             raise DataError(f"task '{registration.name}' is named twice")
-        tasks.append(plugins.build("task", name, TaskContext(registration.name, data, sample), **options))
+        tasks.append(plugins.build("task", name, TaskContext(registration.name, data, _when(sample)), **options))
     if specs:
         return tasks, {}
     skipped: dict[str, str] = {}
@@ -87,7 +87,7 @@ def _tasks(specs: list[str], data: Path | None, sample: bool) -> tuple[list[Task
         if needed:
             skipped[name] = f"it needs options: --task {name}:{needed[0]}=..."
             continue
-        built: Task = plugins.build("task", name, TaskContext(name, data, sample))
+        built: Task = plugins.build("task", name, TaskContext(name, data, _when(sample)))
         try:
             _ = built.source
         except DataError as error:
@@ -97,6 +97,10 @@ def _tasks(specs: list[str], data: Path | None, sample: bool) -> tuple[list[Task
     if not tasks:
         raise DataError(next(iter(skipped.values()), "no plugin registers a task"))
     return tasks, skipped
+
+
+def _when(sample: bool) -> Literal["never", "always"]:
+    return "always" if sample else "never"
 
 
 def _tokenizer(encoder: str | None) -> tuple[Tokenizer | None, str]:

@@ -22,7 +22,7 @@ def check_task(make: Callable[[TaskContext], Task], data: Path | None = None) ->
 
     make: builds one from a TaskContext, here with a sample allowed. data: a data folder. Raises AssertionError.
     """
-    context = TaskContext("conformance", data, allow_sample=True)
+    context = TaskContext("conformance", data, sample="fallback")
     task, again = make(context), make(context)
     assert task.name == "conformance", f"expected the context's name, found '{task.name}'"
     assert isinstance(task.source, Source) and task.source.origin, "source: expected an origin to show to the user"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mtk.hookspecs import Register, RegisterCommand, hookimpl
+from mtk import Register, RegisterCommand, hookimpl
 
 
 @hookimpl

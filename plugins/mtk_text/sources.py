@@ -19,11 +19,14 @@ def file_names(stem: str) -> dict[str, tuple[str, ...]]:
 
 
 def find_source(context: TaskContext, kind: str, stem: str) -> Source:
-    """The first of: context.data, $MTK_DATA, fetched files, the sample where it is allowed.
+    """The first of: the sample where it always serves, context.data, $MTK_DATA, fetched files, the sample as fallback.
 
     kind: the task's registered name, for `mtk data fetch`. Raises DataError that names the ways out.
     """
     names = file_names(stem)
+    sample = Source("the built-in sample", _files_in(SAMPLE, names), sample=True)
+    if context.sample == "always":
+        return sample
     if context.data is not None:
         return _users_folder(context.data, "", context.name, names)
     if variable := os.environ.get("MTK_DATA"):
@@ -32,8 +35,8 @@ def find_source(context: TaskContext, kind: str, stem: str) -> Source:
     files = _files_in(cache, names)
     if "train" in files and "dev" in files:
         return Source(f"fetched files in {cache}", files)
-    if context.allow_sample:
-        return Source("the built-in sample", _files_in(SAMPLE, names), sample=True)
+    if context.sample == "fallback":
+        return sample
     raise DataError(
         f"task '{context.name}' has no data: name a folder that holds {names['train'][0]} with --data DIR, fetch the"
         f" published files with `mtk data fetch {kind}`, or try things out on the built-in sample with --sample"
