@@ -34,6 +34,7 @@ _HOME = {
         "Tuner",
     ),
     "mtk.targets": ("Classes", "Range"),
+    "mtk.tables": ("TableRow", "read_table"),
     "mtk.hookspecs": ("hookimpl", "Register", "RegisterCommand"),
     "mtk.plugins": ("build", "registered"),
     "mtk.gradients": ("combine",),

@@ -57,6 +57,7 @@ def assemble(config: RunConfig, hardware: Hardware, encoder: Encoder | None = No
         )
     examples = {name: tasks[name].examples("train") for name in trained}
     dev = {name: task.examples("dev") for name, task in tasks.items()}
+    check_dev(tasks, dev)
     check_select_on(config, tasks, dev)
     encoder = encoder or build_encoder(config)
     heads = build_heads(config, tasks, encoder.hidden_size)
@@ -100,6 +101,8 @@ def build_heads(config: RunConfig, tasks: Mapping[str, Task], hidden_size: int) 
     """A head a task, each initialised from its own seed, so that adding a task changes no other head."""
     heads = {}
     for name, task in tasks.items():
+        if hasattr(torch.nn.ModuleDict(), name):
+            raise ConfigError(f"task '{name}': PyTorch keeps this name for itself; name the task apart: my-{name}")
         choice = config.tasks[name].head or Choice(name=task.default_head)
         options = dict(choice.options)
         if "dropout" in {option.name for option in plugins.options("head", choice.name)}:
@@ -125,7 +128,19 @@ def _training_rows(config: RunConfig, task: Task, rows: Sequence[Example]) -> Se
     for number, choice in enumerate(config.augment):
         augment = plugins.build("augmentation", choice.name, **choice.options)
         rows = augment(task, rows, generator(seed, "augment", number, task.name))
+        if not rows:
+            raise DataError(f"task '{task.name}': augmentation '{choice.name}' left none of its training rows")
     return rows
+
+
+def check_dev(tasks: Mapping[str, Task], dev: Mapping[str, Sequence[Example]]) -> None:
+    """Refuses a task that no epoch could score, before anything is trained."""
+    for name, rows in dev.items():
+        if all(row.label is None for row in rows):
+            raise DataError(
+                f"task '{name}': none of its {len(rows)} dev rows has a label, so there is nothing to score "
+                f"({tasks[name].source.origin})"
+            )
 
 
 def check_select_on(config: RunConfig, tasks: Mapping[str, Task], dev: Mapping[str, Sequence[Example]]) -> None:

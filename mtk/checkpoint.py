@@ -8,6 +8,7 @@ FOLDER/training.*          moments, position, generators and combiner state (onl
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mtk import plugins
+from mtk.building import one_line
 from mtk.config import RunConfig
 from mtk.errors import CheckpointError
 from mtk.interfaces import Encoder
@@ -31,6 +33,7 @@ FORMAT = 1
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Writes a new folder beside `folder`, then swaps it in. Raises CheckpointError; the old folder then stands."""
     new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    settle(folder)
     try:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
@@ -44,25 +47,35 @@ def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
             folder.rename(old)
         new.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
+    except BaseException as error:
         shutil.rmtree(new, ignore_errors=True)
-        if not folder.exists() and old.exists():
-            old.rename(folder)
-        kept = "the previous checkpoint there still stands" if folder.exists() else "nothing was saved there before"
-        raise CheckpointError(f"{folder}: saving failed ({_reason(error)}); {kept}; make room and resume") from error
+        with contextlib.suppress(CheckpointError):
+            settle(folder)
+        reason = why_not_written(error)
+        if reason is None:
+            raise
+        stands = folder.exists() or old.exists()
+        kept = "the previous checkpoint there still stands" if stands else "nothing was saved there before"
+        raise CheckpointError(f"{folder}: saving failed ({reason}); {kept}; make room and resume") from error
 
 
 def settle(folder: Path) -> Path:
-    """The folder, after finishing a swap that a crash cut in two."""
+    """The folder, after undoing a swap that a crash cut in two. Raises CheckpointError where it cannot be renamed."""
     old = folder.with_name(f".{folder.name}.old")
-    if not folder.exists() and old.exists():
-        old.rename(folder)
+    try:
+        if not folder.exists() and old.exists():
+            old.rename(folder)
+    except OSError as error:
+        raise CheckpointError(f"{old}: cannot be renamed to {folder.name} ({error.strerror}); do so by hand") from error
     return folder
 
 
-def _reason(error: Exception) -> str:
+def why_not_written(error: BaseException) -> str | None:
+    """What the file system had against a write, in one line; None where the error is of another kind."""
+    if not isinstance(error, OSError | SafetensorError) and type(error) is not Exception:  # tokenizers raises those
+        return None
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return "no space left on the device" if "no space left" in text.lower() else text
+    return "no space left on the device" if "no space left" in text.lower() else one_line(text)
 
 
 # ---------------------------------------------------------------------------------------------- the model
@@ -73,17 +86,24 @@ def save_model(folder: Path, model: MultitaskModel, config: RunConfig, extra: Ma
     (folder / "encoder").mkdir()
     model.encoder.save(folder / "encoder")
     save_file(
-        {k: v.detach().cpu().contiguous() for k, v in model.heads.state_dict().items()}, folder / "heads.safetensors"
+        {k: v.detach().cpu().clone().contiguous() for k, v in model.heads.state_dict().items()},  # ties have no place
+        folder / "heads.safetensors",
     )
     name, options = model.encoder.spec
     description = {"format": FORMAT, "encoder": {"name": name, "options": dict(options)}, **extra}
     (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
-def load_encoder(folder: Path) -> Encoder:
-    """The encoder of a checkpoint. Raises CheckpointError."""
-    spec = read_description(folder)["encoder"]
-    encoder: Encoder = plugins.build("encoder", spec["name"], source=str(folder / "encoder"), **spec["options"])
+def load_encoder(folder: Path, dropout: float | str | None = None) -> Encoder:
+    """The encoder of a checkpoint, with another dropout where one is given. Raises CheckpointError."""
+    try:
+        spec = read_description(folder)["encoder"]
+        name, options = spec["name"], {**spec["options"], "source": str(folder / "encoder")}
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'model.json'}: damaged, it does not describe the encoder") from error
+    if dropout is not None:
+        options["dropout"] = dropout
+    encoder: Encoder = plugins.build("encoder", name, **options)
     return encoder
 
 
@@ -151,16 +171,22 @@ def save_training(folder: Path, state: Mapping[str, Any]) -> None:
 
 def load_training(folder: Path) -> dict[str, Any]:
     """What `save_training` saved. Raises CheckpointError."""
-    file = settle(folder) / "training.json"
+    read_description(folder)
+    file = folder / "training.json"
     try:
         tree = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"{folder}: holds no training state to resume from ({error.strerror})") from error
     except ValueError as error:
         raise CheckpointError(f"{file}: damaged, not JSON ({error})") from error
-    joined = _join(tree, read_tensors(folder / "training.safetensors"))
-    assert isinstance(joined, dict)
-    return joined
+    tensors = read_tensors(folder / "training.safetensors")
+    try:
+        state = dict(_join(tree, tensors))
+        if not (isinstance(state["position"], dict) and isinstance(state["moments"], dict)):
+            raise TypeError("position and moments are tables")
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{file}: damaged, not the state of a training ({one_line(repr(error))})") from error
+    return state
 
 
 def _split(value: Any, tensors: dict[str, Tensor]) -> Any:

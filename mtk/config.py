@@ -6,25 +6,35 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
+from mtk.building import one_line
 from mtk.errors import ConfigError, did_you_mean
 from mtk.plugins import parse_spec
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+CHOICES = ("encoder", "combiner", "scheduler", "mixer", "head")  # keys whose text is NAME:OPTIONS
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool(cls, value: Any) -> Any:
+        if isinstance(value, bool):  # pydantic would take true for 1
+            raise PydanticCustomError("no_bool", "Expected a value, not true or false")
+        return value
 
 
 class Choice(BaseModel):
     """A plugin's name and its options: `"capped:rows=500"`, or a table with `name` and the options beside it."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", populate_by_name=True, allow_inf_nan=False)
     name: str
 
     @model_validator(mode="before")
@@ -34,6 +44,14 @@ class Choice(BaseModel):
             return value
         name, options = parse_spec(value)
         return {"name": name, **options}
+
+    @model_validator(mode="after")
+    def _writable(self) -> Self:
+        """TOML has no None: an option that is None is the text that plugins read as None."""
+        for key, value in (self.model_extra or {}).items():
+            if value is None:
+                (self.model_extra or {})[key] = "none"
+        return self
 
     @property
     def options(self) -> dict[str, Any]:
@@ -63,23 +81,23 @@ class ModelConfig(Section):
 
 
 class OptimConfig(Section):
-    lr: float = Field(default=1e-4, gt=0)
+    lr: float = Field(default=7e-5, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     max_norm: float = Field(default=1.0, ge=0)
 
 
 class TrainConfig(Section):
-    epochs: int = Field(default=6, ge=1)
+    epochs: int = Field(default=4, ge=1)
     max_steps: int | None = Field(default=None, ge=1)
-    batch_size: int = Field(default=16, ge=1)
+    batch_size: int = Field(default=8, ge=1)
     accumulate: int = Field(default=1, ge=1)
     step: Literal["all", "one"] = "all"
-    patience: int = Field(default=3, ge=0)
+    patience: int = Field(default=2, ge=0)
     select_on: str = "aggregate"
-    seed: int = Field(default=11711, ge=0)
+    seed: int = Field(default=11711, ge=0, lt=2**63)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=1, le=1024)
 
 
 class RunConfig(Section):
@@ -106,8 +124,6 @@ class RunConfig(Section):
             if not NAME.fullmatch(name):
                 raise ValueError(f"expected a task name of lower-case letters, digits, - and _, found '{name}'")
             task.name = task.name or name
-            if task.batch_size is not None and task.batch_size < 1:
-                raise ValueError(f"task '{name}': batch_size must be at least 1")
         return tasks
 
     @model_validator(mode="after")
@@ -128,7 +144,11 @@ class RunConfig(Section):
         return self.model_dump(exclude_none=True, by_alias=True)
 
     def to_toml(self) -> str:
-        return tomli_w.dumps(self.to_dict())
+        """A file that makes an equal configuration. Raises ConfigError for an option that TOML has no form for."""
+        try:
+            return tomli_w.dumps(self.to_dict())
+        except TypeError as error:
+            raise ConfigError(f"an option cannot be written to config.toml: {error}; give numbers and texts") from error
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -149,9 +169,10 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise ConfigError(f"--set: expected section.key=value, found '{setting}'")
         try:
-            parsed = tomllib.loads(f"value = {value}")["value"]
+            table = tomllib.loads(f"value = {value}")
         except tomllib.TOMLDecodeError:
-            parsed = value
+            table = {}
+        parsed = table["value"] if len(table) == 1 else value
         *path, last = key.strip().split(".")
         node = tree
         for part in path:
@@ -163,17 +184,22 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base`: tables merge key by key; a plugin's table whose name changes is replaced."""
+    """`over` laid on `base`: tables merge key by key; a plugin's table whose name changes is replaced.
+
+    `NAME:OPTIONS` counts as the table it stands for, on either side.
+    """
     out = dict(base)
     for key, value in over.items():
         old = out.get(key)
-        if isinstance(value, Mapping) and isinstance(old, str):
-            name, options = parse_spec(old)
-            old = {"name": name, **options}
+        if isinstance(old, str) and (key in CHOICES or isinstance(value, Mapping)):
+            old = _table(old)
+        if isinstance(value, str) and key in CHOICES and isinstance(old, Mapping):
+            value = _table(value)
         if (
             isinstance(value, Mapping)
             and isinstance(old, Mapping)
             and old.get("name") in (None, value.get("name", old.get("name")))
+            and "" not in value  # "hf:owner/name" says what the old options were about
         ):
             out[key] = merge(old, value)
         else:
@@ -181,15 +207,22 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+def _table(spec: str) -> dict[str, Any]:
+    name, options = parse_spec(spec)
+    return {"name": name, **options}
+
+
 def make_config(tree: Mapping[str, Any], where: str = "configuration") -> RunConfig:
     """Validates a tree. Raises ConfigError: one line that names the key, what was expected or the nearest known."""
     try:
         return RunConfig.model_validate(dict(tree))
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_first_line(error)}") from error
+        raise ConfigError(f"{where}: {one_line(_first_problem(error))}") from error
+    except ConfigError as error:  # an unreadable NAME:OPTIONS
+        raise ConfigError(f"{where}: {one_line(error)}") from error
 
 
-def _first_line(error: ValidationError) -> str:
+def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     path = [str(part) for part in problem["loc"]]
     key = ".".join(path)
@@ -204,4 +237,7 @@ def _first_line(error: ValidationError) -> str:
     message = message[0].lower() + message[1:]
     if problem["type"] == "value_error":
         return message
-    return f"{key}: {message}, found {problem['input']!r}"
+    if problem["type"] in ("model_type", "dict_type"):
+        message = "expected a table of settings"
+    found = repr(problem["input"])
+    return f"{key}: {message}, found {found if len(found) <= 80 else found[:77] + '...'}"

@@ -167,7 +167,8 @@ class EpochPlan:
 
     def rows(self, data: Mapping[str, TaskRows], epoch: int) -> dict[str, int]:
         sizes = {name: len(rows) for name, rows in data.items()}
-        return self.mixer.rows(sizes, epoch, self.epochs, generator(self.seed, "mixer", epoch))
+        counts = self.mixer.rows(sizes, epoch, self.epochs, generator(self.seed, "mixer", epoch))
+        return {name: counts.get(name, 0) for name in sizes}  # in the order of `data`, whatever the mixer's is
 
     def step_count(self, data: Mapping[str, TaskRows], epoch: int) -> int:
         batches = [-(-count // self.batch_sizes[name]) for name, count in self.rows(data, epoch).items()]
@@ -213,7 +214,7 @@ class EpochPlan:
 
 def draw_rows(size: int, count: int, draw: torch.Generator) -> NDArray[np.int64]:
     """`count` row indices: whole random passes over the rows, then a random part of one more."""
-    passes = [torch.randperm(size, generator=draw).numpy() for _ in range(-(-count // size))]
+    passes = [torch.randperm(size, generator=draw).numpy() for _ in range(-(-count // size) if size else 0)]
     return np.concatenate(passes)[:count] if passes else np.empty(0, np.int64)
 
 

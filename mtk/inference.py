@@ -6,15 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from mtk import plugins
 from mtk.assembly import build_heads
 from mtk.checkpoint import load_encoder, load_heads, read_description
 from mtk.config import RunConfig, TrainConfig
 from mtk.data import TaskRows, tokenise
 from mtk.device import Hardware, choose
-from mtk.errors import DataError, did_you_mean
+from mtk.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from mtk.evaluation import Scores, predict, predict_together, score
-from mtk.interfaces import Example, Prediction, Task, TaskContext
+from mtk.interfaces import Example, Prediction, Source, Task, TaskContext
 from mtk.model import MultitaskModel
 from mtk.run import RunFolder
 
@@ -35,55 +37,94 @@ class TrainedModel:
 
         Raises DataError for an unknown task, an empty text, or a row without (or with needless) second text.
         """
-        examples = [self._example(task, number, row) for number, row in enumerate(rows, 1)]
+        chosen = self._task(task)
+        examples = [_example(chosen, number, row) for number, row in _numbered(rows)]
         return predict(self.model, task, self._tokenise(task, examples), self.hardware) if examples else []
 
     def predict_all(self, rows: Iterable[Row], tasks: Sequence[str] | None = None) -> list[dict[str, Prediction]]:
-        """Every task's prediction for each row; tasks that read alike share one encoder pass.
+        """Every task's prediction for each row, in one encoder pass for all tasks that read the same sequences.
 
-        tasks: default all whose number of texts is that of the rows (one text, or two).
+        tasks: default all that can read the first row: by its number of texts, or a mapping by its columns. Raises
+            DataError where there is none, or where a row is unlike the first.
         """
-        rows = list(rows)
-        if not rows:
+        numbered = _numbered(rows)
+        names = list(self.tasks) if tasks is None else list(dict.fromkeys(tasks))
+        chosen = {name: self._task(name) for name in names}
+        if not numbered:
             return []
-        paired = not isinstance(rows[0], str) and self._second(rows[0]) is not None
-        names = [n for n, t in self.tasks.items() if t.paired == paired] if tasks is None else list(tasks)
-        if not names:
-            raise DataError(
-                f"no task of this run reads {'two texts' if paired else 'one text'}: {', '.join(self.tasks)}"
-            )
-        groups: dict[tuple[str, bool], list[str]] = {}
-        for name in names:
-            groups.setdefault((self.model.head(name).reads, self._task(name).paired), []).append(name)
-        out: list[dict[str, Prediction]] = [{} for _ in rows]
-        for group in groups.values():
-            examples = [self._example(group[0], number, row) for number, row in enumerate(rows, 1)]
+        if tasks is None:
+            first = numbered[0][1]
+            chosen = {name: task for name, task in chosen.items() if _reads(task, first)}
+            if not chosen:
+                wanted = ", ".join(f"'{name}' reads {_wanted(task)}" for name, task in self.tasks.items())
+                raise DataError(f"row 1: no task of this run can read it, found {_found(first)}; {wanted}")
+        groups: dict[tuple[bool, tuple[Example, ...]], list[str]] = {}
+        for name, task in chosen.items():
+            examples = tuple(_example(task, number, row) for number, row in numbered)
+            two_sequences = task.paired and self.model.head(name).reads == "bi"
+            groups.setdefault((two_sequences, examples), []).append(name)
+        out: list[dict[str, Prediction]] = [{} for _ in numbered]
+        for (_, examples), group in groups.items():
             tokens = {name: self._tokenise(name, examples) for name in group}
             for name, predictions in predict_together(self.model, tokens, self.hardware).items():
                 for answers, prediction in zip(out, predictions, strict=True):
                     answers[name] = prediction
-        return [{name: answers[name] for name in names} for answers in out]
+        return [{name: answers[name] for name in chosen} for answers in out]
 
     def evaluate(
         self, split: str = "dev", *, data: str | Path | None = None, tasks: Sequence[str] | None = None
     ) -> Scores:
         """Scores on a split of the run's data, of another data folder, or on one file of one task's format."""
-        source = None if data is None else Path(data)
-        found = {}
-        for name in tasks or self.tasks:
-            task = self._task(name)
-            if source is not None and not source.is_dir():
-                examples = task.read(source)
-            else:
-                examples = self.at(name, source).examples(split)
-            rows = self._tokenise(name, examples)
-            found[name] = score(task, rows, predict(self.model, name, rows, self.hardware))
-        return Scores(found, {name: self.tasks[name].primary for name in found})
+        names = list(self.tasks) if tasks is None else list(dict.fromkeys(tasks))
+        if not names:
+            raise DataError(f"expected at least one task to evaluate; the run has {', '.join(self.tasks)}")
+        if data is not None and len(names) > 1 and not Path(data).is_dir():
+            found = "a file" if Path(data).exists() else "no such file or folder"
+            raise DataError(
+                f"{data}: expected a folder of data files, found {found}; a single file serves a single task: name it "
+                f"(the run has {', '.join(names)})"
+            )
+        read = {name: self.examples(name, split, data)[1] for name in names}  # all of them, before the slow part
+        return Scores({n: self.score(n, rows) for n, rows in read.items()}, {n: self.tasks[n].primary for n in names})
+
+    def examples(
+        self, task: str, split: str = "dev", data: str | Path | None = None
+    ) -> tuple[Source, Sequence[Example]]:
+        """Where the rows to score come from, and the rows. Raises DataError where there are none with labels."""
+        place = None if data is None else Path(data)
+        if place is None or place.is_dir():
+            moved = self.at(task, place)
+            source, rows = moved.source, moved.examples(split)
+            where = f"the {split} split of {source.origin}"
+        else:
+            try:
+                rows = self._task(task).read(place)
+            except NotImplementedError as error:
+                raise DataError(f"{place}: {error}; give a folder of data files instead") from error
+            source, where = Source(str(place), {split: place}), str(place)
+        if all(row.label is None for row in rows):
+            raise DataError(
+                f"task '{task}': none of the {len(rows)} rows of {where} has a label, so there is nothing to score; "
+                "predict them instead: mtk predict"
+            )
+        return source, rows
+
+    def score(self, task: str, examples: Sequence[Example]) -> dict[str, float]:
+        """The task's metrics over those of the rows that have labels. Raises DataError where none has."""
+        labelled = [row for row in examples if row.label is not None]
+        rows = self._tokenise(task, labelled)
+        return score(self._task(task), rows, predict(self.model, task, rows, self.hardware) if labelled else [])
+
+    @property
+    def of_sample(self) -> bool:
+        """Whether any task's rows are the built-in sample's, whose scores mean nothing."""
+        return any(task.context.sample == "always" for task in self.tasks.values())
 
     def at(self, name: str, folder: Path | None = None) -> Task:
         """The task with its rows taken from `folder`; without it, from where the run took them."""
+        own = self._task(name)
         if folder is None:
-            return self._task(name)
+            return own
         choice = self.config.tasks[name]
         task: Task = plugins.build("task", choice.name, TaskContext(name, folder), **choice.options)
         return task
@@ -97,31 +138,66 @@ class TrainedModel:
         task, length = self._task(name), self.config.data.max_length
         return tokenise(self.model.encoder, self.model.head(name), task.paired, examples, length)
 
-    def _second(self, row: Row) -> str | None:
-        if isinstance(row, Example):
-            return row.pair
-        if isinstance(row, Mapping):
-            return next((row[t.columns[1]] for t in self.tasks.values() if t.paired and t.columns[1] in row), None)
-        return row[1] if len(row) > 1 else None
 
-    def _example(self, name: str, number: int, row: Row) -> Example:
-        task = self._task(name)
-        wanted = " and ".join(task.columns)
-        if isinstance(row, Example):
-            texts = [row.text] if row.pair is None else [row.text, row.pair]
-        elif isinstance(row, Mapping):
-            missing = [column for column in task.columns if row.get(column) is None]
-            if missing:
-                raise DataError(f"row {number}: task '{name}' needs {wanted}, but {missing[0]} is missing")
-            texts = [row[column] for column in task.columns]
-        else:
-            texts = [row] if isinstance(row, str) else list(row)
-        if len(texts) != (2 if task.paired else 1):
-            raise DataError(f"row {number}: task '{name}' reads {wanted}, found {len(texts)} text(s)")
-        if any(not isinstance(text, str) or not text.strip() for text in texts):
-            raise DataError(f"row {number}: task '{name}' needs {wanted}, but a text is empty")
-        identity = row.id if isinstance(row, Example) else str(number)
-        return Example(identity, texts[0].strip(), texts[1].strip() if task.paired else None)
+# ---------------------------------------------------------------------------------------------- one row of the user's
+
+
+def _numbered(rows: Iterable[Row]) -> list[tuple[int, Row]]:
+    if isinstance(rows, str | bytes | Mapping | Example):
+        raise DataError(f"expected a list of rows, found one {type(rows).__name__}; put it in a list: [row]")
+    return list(enumerate(rows, 1))
+
+
+def _wanted(task: Task) -> str:
+    return f"{'two texts' if task.paired else 'one text'} ({', '.join(task.columns)})"
+
+
+def _found(row: Any) -> str:
+    if isinstance(row, Mapping):
+        return f"the columns {', '.join(map(str, row)) or 'none'}"
+    texts = _texts(row)
+    if texts is None:
+        return f"a {type(row).__name__}"
+    return {1: "one text", 2: "two texts"}.get(len(texts), f"{len(texts)} texts")
+
+
+def _texts(row: Any) -> list[Any] | None:
+    if isinstance(row, Example):
+        return [row.text] if row.pair is None else [row.text, row.pair]
+    if isinstance(row, str):
+        return [row]
+    return list(row) if isinstance(row, Sequence) and not isinstance(row, bytes | bytearray) else None
+
+
+def _reads(task: Task, row: Any) -> bool:
+    if isinstance(row, Mapping):
+        return all(row.get(column) is not None for column in task.columns)
+    texts = _texts(row)
+    return texts is not None and len(texts) == 1 + task.paired
+
+
+def _example(task: Task, number: int, row: Any) -> Example:
+    where = f"row {number}: task '{task.name}'"
+    if isinstance(row, Mapping):
+        missing = [column for column in task.columns if row.get(column) is None]
+        if missing:
+            hint = did_you_mean(missing[0], [str(column) for column in row if column not in task.columns])
+            raise DataError(f"{where} needs {' and '.join(task.columns)}, but {missing[0]} is missing{hint}")
+        texts: list[Any] | None = [row[column] for column in task.columns]
+    else:
+        texts = _texts(row)
+    if texts is None or len(texts) != 1 + task.paired:
+        raise DataError(f"{where} reads {_wanted(task)}, found {_found(row)}")
+    for column, text in zip(task.columns, texts, strict=True):
+        if not isinstance(text, str):
+            raise DataError(f"{where}: {column}: expected a text, found a {type(text).__name__}")
+        if not text.strip():
+            raise DataError(f"{where}: {column}: expected a text, found an empty one")
+    identity = row.id if isinstance(row, Example) else str(number)
+    return Example(identity, texts[0].strip(), texts[1].strip() if task.paired else None)
+
+
+# ---------------------------------------------------------------------------------------------- a run from disk
 
 
 def load(
@@ -129,30 +205,71 @@ def load(
 ) -> TrainedModel:
     """The best model of a run folder. Raises CheckpointError for a damaged, foreign or unfinished one.
 
+    device: auto, cpu, cuda or mps. threads: of the CPU; default torch's own.
     data: a folder to take rows from instead of the run's own.
     """
     folder = RunFolder.open(Path(run))
-    config = folder.config
-    facts = folder.facts
-    precision = facts.get("hardware", {}).get("precision", "fp32")
-    hardware = choose(TrainConfig(device=device, precision=precision, threads=threads))  # type: ignore[arg-type]
+    config, facts = folder.config, folder.facts
     best = folder.best
-    read_description(best)
-    place = Path(data) if data is not None else Path(config.data.folder) if config.data.folder else None
-    used_sample = any(entry.get("sample") for entry in facts.get("data", {}).values())
-    tasks: dict[str, Task] = {
-        name: plugins.build(
-            "task",
-            choice.name,
-            TaskContext(name, place, "always" if used_sample and data is None else "never"),
-            **choice.options,
+    if not best.is_dir():
+        status = facts.get("status", "unknown")
+        if "best_epoch" in facts:
+            raise CheckpointError(
+                f"{best}: missing, though the run's epoch {facts['best_epoch']} was saved there; restore it"
+            )
+        raise CheckpointError(
+            f"{run}: no best/ model yet: the run has not finished its first epoch (status: {status}); wait for it, or go "
+            f"on with it: mtk train --resume {run}"
         )
-        for name, choice in config.tasks.items()
-    }
+    description = read_description(best)
+    _check_shape(best, description)
+    tasks = _tasks(config, facts, None if data is None else Path(data))
+    _check_labels(best, description, tasks)
+    hardware = _hardware(facts.get("hardware") or {}, device, threads)
     encoder = load_encoder(best)
     model = MultitaskModel(encoder, build_heads(config, tasks, encoder.hidden_size))
     load_heads(best, model.heads)
     return TrainedModel(config, tasks, model.to(hardware.torch_device).eval(), hardware)
+
+
+def _hardware(trained_on: Mapping[str, Any], device: str, threads: int | None) -> Hardware:
+    """The run's precision where its device serves again, else float32: bf16 is slow on many another device."""
+    try:
+        found = choose(TrainConfig(device=device, precision="fp32", threads=threads))  # type: ignore[arg-type]
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ConfigError(f"{problem['loc'][0]}: {problem['msg']}, found {problem['input']!r}") from error
+    same = trained_on.get("device") == found.device
+    return Hardware(found.device, trained_on.get("precision", "fp32") if same else "fp32", found.threads)
+
+
+def _tasks(config: RunConfig, facts: Mapping[str, Any], data: Path | None) -> dict[str, Task]:
+    place = data or (Path(config.data.folder) if config.data.folder else None)
+    tasks: dict[str, Task] = {}
+    for name, choice in config.tasks.items():
+        of_sample = data is None and facts.get("data", {}).get(name, {}).get("sample", False)
+        context = TaskContext(name, place, "always" if of_sample else "never")
+        tasks[name] = plugins.build("task", choice.name, context, **choice.options)
+    return tasks
+
+
+def _check_shape(best: Path, description: Mapping[str, Any]) -> None:
+    encoder, tasks = description.get("encoder"), description.get("tasks", {})
+    sound = isinstance(encoder, dict) and isinstance(encoder.get("name"), str) and isinstance(tasks, dict)
+    if not (sound and isinstance((encoder or {}).get("options"), dict)):
+        raise CheckpointError(f"{best / 'model.json'}: damaged, expected an encoder (name, options) and tasks")
+
+
+def _check_labels(best: Path, description: Mapping[str, Any], tasks: Mapping[str, Task]) -> None:
+    """Refuses a model whose labels are not those that the installed task plugin gives the same outputs."""
+    for name, task in tasks.items():
+        trained = description.get("tasks", {}).get(name, {}).get("labels")
+        now = getattr(task.target, "names", None)
+        if trained is not None and now is not None and list(trained) != list(now):
+            raise CheckpointError(
+                f"{best}: task '{name}' was trained on the labels {', '.join(trained)}, but the installed plugin has "
+                f"{', '.join(now)}; use the plugin version that trained it"
+            )
 
 
 def to_json(prediction: Prediction) -> dict[str, Any]:

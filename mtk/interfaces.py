@@ -163,6 +163,7 @@ class Task(ABC):
 
     paired: rows hold two texts. columns: the names of the text columns in the task's files, for prediction input.
     default_head: a head's name. trained: False for a task that is only evaluated. weight: of its loss.
+    bad: what was left out of the rows read so far; str() of an entry names file, line and reason.
     """
 
     target: Target
@@ -171,6 +172,7 @@ class Task(ABC):
     default_head: str = "linear"
     trained: bool = True
     weight: float = 1.0
+    bad: Sequence[object] = ()
 
     def __init__(self, context: TaskContext) -> None:
         self.name = context.name

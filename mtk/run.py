@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mtk import __version__, plugins
-from mtk.checkpoint import settle
+from mtk.checkpoint import settle, why_not_written
 from mtk.config import RunConfig, make_config, read_toml
 from mtk.errors import CheckpointError, ConfigError
 from mtk.interfaces import Task
@@ -27,6 +29,15 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._log: IO[str] | None = None
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @property
+    def scores(self) -> dict[str, Any]:
+        """The best epoch's dev scores: `aggregate`, `tasks` and which metric is each task's `primary` one."""
+        scores: dict[str, Any] = self.facts.get("scores", {})
+        return scores
 
     @property
     def best(self) -> Path:
@@ -47,27 +58,48 @@ class RunFolder:
         """run.json. Raises CheckpointError."""
         file = self.path / "run.json"
         try:
-            facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            facts = json.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise CheckpointError(f"{self.path}: not a run folder (run.json: {error.strerror})") from error
         except ValueError as error:
             raise CheckpointError(f"{file}: damaged, not JSON ({error})") from error
+        if not isinstance(facts, dict):
+            raise CheckpointError(f"{file}: damaged, expected a JSON object, found {type(facts).__name__}")
         return facts
 
+    @staticmethod
+    def check_out(out: Path) -> None:
+        """Raises ConfigError where `out` exists and is not an empty folder."""
+        try:
+            if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+                return
+            run = (out / "run.json").exists()
+        except OSError as error:
+            raise ConfigError(f"--out {out}: cannot be read ({error.strerror})") from error
+        raise ConfigError(
+            f"--out {out}: expected a new or empty folder, found {'files in it' if out.is_dir() else 'a file'}; "
+            f"choose another{f', or go on with that run: mtk train --resume {out}' if run else ''}"
+        )
+
     @classmethod
-    def create(cls, out: Path, config: RunConfig) -> RunFolder:
-        """A new run folder. Raises ConfigError where `out` exists and is not an empty folder."""
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise ConfigError(
-                f"--out {out}: expected a new or empty folder, found {'files in it' if out.is_dir() else 'a file'}; "
-                f"choose another, or go on with that run: mtk train --resume {out}"
-            )
+    def create(cls, out: Path, config: RunConfig, **facts: Any) -> RunFolder:
+        """A new run folder with config.toml, and `facts` in run.json.
+
+        Raises ConfigError where `out` exists and is not an empty folder, or cannot be written; nothing is left then.
+        """
+        cls.check_out(out)
+        folder, text = cls(out), config.to_toml()
         try:
             out.mkdir(parents=True, exist_ok=True)
-            write_atomically(out / "config.toml", config.to_toml())
         except OSError as error:
             raise ConfigError(f"--out {out}: cannot be written ({error.strerror})") from error
-        return cls(out)
+        try:
+            write_atomically(out / "config.toml", text)
+            folder.update(**facts)
+        except CheckpointError as error:
+            (out / "config.toml").unlink(missing_ok=True)
+            raise ConfigError(f"--out {out}: cannot be written ({error})") from error
+        return folder
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
@@ -91,7 +123,7 @@ class RunFolder:
     # ------------------------------------------------------------------------------------------ metrics.jsonl
 
     def record(self, event: Event) -> None:
-        """Appends a step or an epoch to metrics.jsonl; epochs and steps count from 1."""
+        """Appends a step or an epoch to metrics.jsonl; epochs and steps count from 1. Raises CheckpointError."""
         if isinstance(event, StepDone):
             line = {
                 "event": "step",
@@ -116,16 +148,33 @@ class RunFolder:
             }
         else:
             return
-        if self._log is None:
-            self._log = (self.path / "metrics.jsonl").open("a", encoding="utf-8")
-        self._log.write(json.dumps(line) + "\n")
-        if isinstance(event, EpochDone):
-            self._log.flush()
+        with self._writing():
+            if self._log is None:
+                self._log = (self.path / "metrics.jsonl").open("a", encoding="utf-8")
+            self._log.write(json.dumps(line) + "\n")
+
+    def flush(self) -> None:
+        """Makes what was recorded durable, which comes before the checkpoint that counts on it."""
+        if self._log is not None:
+            with self._writing():
+                self._log.flush()
+                os.fsync(self._log.fileno())
 
     def close(self) -> None:
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        log, self._log = self._log, None
+        if log is not None:
+            with self._writing():
+                log.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path / 'metrics.jsonl'}: writing failed ({why_not_written(error)}); the checkpoints that were "
+                f"saved stand; make room and go on: mtk train --resume {self.path}"
+            ) from error
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """The lines of metrics.jsonl; a last line that a crash cut off is left out."""
@@ -148,9 +197,16 @@ class RunFolder:
 
 
 def write_atomically(file: Path, text: str) -> None:
+    """A new file in place of the old one. Raises CheckpointError; the old one then stands."""
     new = file.with_name(f".{file.name}.new")
-    new.write_text(text, encoding="utf-8")
-    new.replace(file)
+    try:
+        new.write_text(text, encoding="utf-8")
+        new.replace(file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
+        kept = "the previous file still stands" if file.exists() else "nothing was written"
+        raise CheckpointError(f"{file}: writing failed ({why_not_written(error)}); {kept}; make room") from error
 
 
 def default_out(config: RunConfig) -> Path:
@@ -166,7 +222,9 @@ def provenance(config: RunConfig, tasks: Mapping[str, Task]) -> dict[str, Any]:
     """Versions, data with hashes, and where every plugin of the run comes from."""
     packages = ("torch", "tokenizers", "safetensors", "numpy", "scikit-learn", "transformers")
     chosen = [("task", choice.name) for choice in config.tasks.values()]
+    chosen += [("head", c.head.name if c.head else tasks[name].default_head) for name, c in config.tasks.items()]
     chosen += [(kind, getattr(config, kind).name) for kind in ("encoder", "combiner", "scheduler", "mixer")]
+    chosen += [("augmentation", choice.name) for choice in config.augment]
     origins = {}
     for kind, name in chosen:
         found, _ = plugins.find(kind, name)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mtk.assembly import Parts, assemble
+from mtk.building import one_line
 from mtk.checkpoint import (
     load_encoder,
     load_heads,
@@ -17,12 +19,12 @@ from mtk.checkpoint import (
     save_model,
     save_training,
 )
-from mtk.config import RunConfig, merge
+from mtk.config import Choice, RunConfig, merge
 from mtk.device import Hardware, choose
 from mtk.errors import CheckpointError, ConfigError, MTKError
 from mtk.interfaces import Task
 from mtk.run import RunFolder, provenance
-from mtk.training import EpochDone, Event, Finished, Training
+from mtk.training import EpochDone, Event, Finished, StepDone, Training
 
 
 class Session:
@@ -43,26 +45,35 @@ class Session:
         folder = self.folder
         assert folder is not None, "a dry session has no folder"
         start = time.perf_counter()
-        status = "failed"
+        left = False
         try:
             for event in self.training.run():
                 folder.record(event)
+                if not isinstance(event, StepDone):
+                    folder.flush()
                 if isinstance(event, EpochDone):
                     if event.is_best:  # before last/, so that no resume can know of a best that was not saved
                         replace_folder(folder.best, lambda new: self._save_model(new))
                         folder.update(best_epoch=event.epoch + 1, scores=event.scores.to_dict())
                     self._save_last()
                 elif isinstance(event, Finished):
-                    status = "finished"
                     if event.reason == "stopped":
-                        status = "stopped"
                         self._save_last()
-                    folder.update(ended=event.reason)
+                    folder.close()
+                    status = "stopped" if event.reason == "stopped" else "finished"
+                    folder.update(status=status, ended=event.reason, seconds=self._clock(start))
+                    left = True
                 yield event
-        finally:
-            folder.close()
-            seconds = self._seconds + time.perf_counter() - start
-            folder.update(status=status, seconds=round(seconds, 1))
+        except BaseException:  # also the consumer's, who went away
+            with contextlib.suppress(MTKError):
+                folder.close()
+            if not left:
+                with contextlib.suppress(MTKError):
+                    folder.update(status="failed", seconds=self._clock(start))
+            raise
+
+    def _clock(self, start: float) -> float:
+        return round(self._seconds + time.perf_counter() - start, 1)
 
     def _save_model(self, folder: Path) -> None:
         description = {
@@ -95,23 +106,29 @@ def describe_task(task: Task) -> dict[str, Any]:
 
 def start(config: RunConfig, out: Path | None, command: str = "") -> Session:
     """A new run; without `out` a dry one, which builds everything and writes nothing. Raises MTKError children."""
+    if out is not None:
+        RunFolder.check_out(out)
     hardware = choose(config.train)
-    init = _init_folder(config)
-    parts = assemble(config, hardware, encoder=None if init is None else load_encoder(init))
+    init, config = _init_folder(config)
+    parts = assemble(config, hardware, encoder=None if init is None else load_encoder(init, _dropout(config)))
     fresh = [] if init is None else load_matching(init, parts.model)
-    if out is None:
-        return Session(parts, None, fresh)
-    folder = RunFolder.create(out, config)
-    folder.update(
+    return Session(parts, None if out is None else _new_folder(out, parts, command), fresh)
+
+
+def _new_folder(out: Path, parts: Parts, command: str, **facts: Any) -> RunFolder:
+    config = parts.config
+    return RunFolder.create(
+        out,
+        config,
         status="running",
         command=command,
         seed=config.train.seed,
         started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        hardware=hardware.to_dict(),
+        hardware=parts.hardware.to_dict(),
         select_on=config.train.select_on,
+        **facts,
         **provenance(config, parts.tasks),
     )
-    return Session(parts, folder, fresh)
 
 
 def resume(path: Path, changes: dict[str, Any] | None = None) -> Session:
@@ -127,23 +144,31 @@ def resume(path: Path, changes: dict[str, Any] | None = None) -> Session:
             f"{path}: the run has no last/ checkpoint to resume from; start it again with another --out"
         )
     facts = folder.facts
-    hardware = Hardware(**facts["hardware"])
+    state = load_training(folder.last)
+    if ended := state["position"].get("ended"):
+        raise ConfigError(
+            f"{path}: the run is finished ({ended}); for more training start a new run with --init {path}"
+        )
+    try:
+        hardware = Hardware(**facts["hardware"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path / 'run.json'}: damaged, it does not say where the run computed") from error
     if hardware.device != choose_device(hardware):
         raise CheckpointError(
             f"{path}: the run was on {hardware.device}, which is not here; start again with --init {path}"
         )
-    state = load_training(folder.last)
     parts = assemble(config, hardware.apply(), encoder=load_encoder(folder.last))
     load_heads(folder.last, parts.model.heads)
     check_data(path, facts, provenance(config, parts.tasks))
     session = Session(parts, folder)
-    session.training.load_state_dict(state)
+    try:
+        session.training.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{folder.last}: the training state is damaged or another version's ({one_line(repr(error))}); start a new "
+            f"run with --init {path}"
+        ) from error
     session._seconds = float(facts.get("seconds", 0.0))
-    if session.training.position.ended:
-        raise ConfigError(
-            f"{path}: the run is finished ({session.training.position.ended}); for more training start a new run with "
-            f"--init {path}"
-        )
     folder.rewind(session.training.position)
     folder.update(status="running")
     return session
@@ -157,16 +182,11 @@ def fork(checkpoint: Path, config: RunConfig, out: Path, command: str = "") -> S
         raise CheckpointError(
             f"{checkpoint}: a fork starts at an epoch's end, but this checkpoint lies inside an epoch"
         )
-    hardware = choose(config.train)
-    parts = assemble(config, hardware, encoder=load_encoder(checkpoint))
-    fresh = load_matching(checkpoint, parts.model)
-    folder = RunFolder.create(out, config)
-    folder.update(
-        status="running", command=command, seed=config.train.seed, hardware=hardware.to_dict(),
-        forked_from=str(checkpoint), **provenance(config, parts.tasks),
-    )  # fmt: skip
-    session = Session(parts, folder, fresh)
+    RunFolder.check_out(out)
+    parts = assemble(config, choose(config.train), encoder=load_encoder(checkpoint, _dropout(config)))
+    session = Session(parts, None, load_matching(checkpoint, parts.model))
     session.training.fork_state(state)
+    session.folder = _new_folder(out, parts, command, forked_from=str(checkpoint))
     return session
 
 
@@ -210,7 +230,7 @@ def check_data(path: Path, facts: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuses to resume on other data. Raises ConfigError that names task and split."""
     for name, recorded in facts.get("data", {}).items():
         for split, file in recorded["files"].items():
-            found = now["data"][name]["files"].get(split)
+            found = now["data"].get(name, {}).get("files", {}).get(split)
             if split in ("train", "dev") and found != file:
                 raise ConfigError(
                     f"{path}: the {split} rows of task '{name}' are not those the run was trained on "
@@ -218,7 +238,27 @@ def check_data(path: Path, facts: dict[str, Any], now: dict[str, Any]) -> None:
                 )
 
 
-def _init_folder(config: RunConfig) -> Path | None:
+def _init_folder(config: RunConfig) -> tuple[Path | None, RunConfig]:
+    """The checkpoint that a warm start takes its weights from, and the configuration with that run's encoder."""
     if config.init is None:
-        return None
-    return RunFolder.open(Path(config.init)).best
+        return None, config
+    run = RunFolder.open(Path(config.init))
+    own = run.config.encoder
+    if "encoder" in config.model_fields_set and _kind(config.encoder) != _kind(own):
+        raise ConfigError(
+            f"--init {run.path}: that run brings its own encoder, {own.name}, found --encoder {config.encoder.name}; "
+            "leave out --encoder, or start without --init"
+        )
+    if "encoder" not in config.model_fields_set:
+        kept = {k: v for k, v in own.options.items() if k != "dropout" or config.model.encoder_dropout is None}
+        config = config.model_copy(update={"encoder": Choice(name=own.name, **kept)})
+    return run.best, config
+
+
+def _kind(encoder: Choice) -> tuple[str, dict[str, str]]:
+    return encoder.name, {key: str(value) for key, value in encoder.options.items() if key != "dropout"}
+
+
+def _dropout(config: RunConfig) -> Any:
+    """The encoder dropout that this run asks for; None keeps the checkpoint's."""
+    return config.encoder.options.get("dropout", config.model.encoder_dropout)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mtk.assembly import Parts
 from mtk.data import MicroBatch, Step, generator
-from mtk.errors import MTKError
+from mtk.errors import CheckpointError, ConfigError, MTKError
 from mtk.evaluation import Scores, evaluate
 from mtk.gradients import GradientEngine, GradientReport
 from mtk.interfaces import Progress, StepInfo
@@ -167,7 +167,7 @@ class Training:
         at, parts = self.position, self.parts
         scores = evaluate(parts.model, parts.tasks, parts.dev, parts.hardware)
         selected = scores.pick(self.config.train.select_on)
-        is_best = at.best is None or selected > at.best
+        is_best = at.best is None or selected > at.best or at.best != at.best  # anything is better than NaN
         if is_best:
             at.best, at.best_epoch, at.bad_epochs = selected, at.epoch, 0
         else:
@@ -202,26 +202,42 @@ class Training:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave: the run goes on bit for bit."""
-        self.load_moments(state["moments"])
+        lost = set(state["moments"]) - self.load_moments(state["moments"])
+        if lost:
+            raise CheckpointError(f"the optimizer's state does not fit the model: {', '.join(sorted(lost)[:5])}")
         self.position = Position(**state["position"])
         self.parts.combiner.load_state_dict(state["combiner"])
         self.generator.set_state(state["generator"])
         set_rng_state(self.parts.hardware.device, state["rng"])
 
-    def load_moments(self, moments: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Optimizer moments by parameter name, where the shapes agree."""
+    def load_moments(self, moments: Mapping[str, Mapping[str, Tensor]]) -> set[str]:
+        """Optimizer moments by parameter name, where the shapes agree. Returns the names that found their place."""
+        loaded = set()
         for name, p in self.parts.model.named_parameters():
             state = moments.get(name)
             if p.requires_grad and state and all(t.dim() == 0 or t.shape == p.shape for t in state.values()):
                 self.optimizer.state[p] = {k: v.to(p.device).clone() for k, v in state.items()}
+                loaded.add(name)
+        return loaded
 
     def fork_state(self, state: Mapping[str, Any]) -> None:
         """Goes on from another run's epoch end under this run's settings: moments, epoch and schedule fraction are
-        taken over; generators, combiner state and what early stopping remembers start fresh."""
+        taken over; generators, combiner state and what early stopping remembers start fresh.
+
+        Raises ConfigError where this run has no step left after the checkpoint's epoch.
+        """
+        old, train = Position(**state["position"]), self.config.train
+        if train.max_steps is None:  # the steps that these settings would have made until here
+            done = sum(self.parts.plan.step_count(self.parts.train, epoch) for epoch in range(old.epoch))
+        else:
+            done = round(Progress(old.done, int(state["total"])).fraction * self.total)
+        if old.epoch >= train.epochs or done >= self.total:
+            raise ConfigError(
+                f"the checkpoint stands after epoch {old.epoch}, and a run of {train.epochs} epochs and {self.total} "
+                "steps has nothing left to train; give more --epochs or --max-steps"
+            )
         self.load_moments(state["moments"])
-        old = Position(**state["position"])
-        fraction = Progress(old.done, int(state["total"])).fraction
-        self.position = Position(epoch=min(old.epoch, self.config.train.epochs - 1), done=round(fraction * self.total))
+        self.position = Position(epoch=old.epoch, done=done)
 
 
 def make_optimizer(parts: Parts) -> torch.optim.Optimizer:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtk import DataError, Example, did_you_mean
-from mtk_text.tables import Row, read_table
+from mtk import DataError, Example, TableRow, did_you_mean, read_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +89,7 @@ def _check_columns(file: Path, columns: tuple[str, ...], layout: Layout, labelle
             raise DataError(f"{file}:1: expected one column '{name}', found {columns.count(name)}")
 
 
-def _example(row: Row, name: str, layout: Layout, labelled: bool) -> Example:
+def _example(row: TableRow, name: str, layout: Layout, labelled: bool) -> Example:
     """The row as an example. Raises ValueError that says what is wrong with it."""
     if row.problem:
         raise ValueError(row.problem)
@@ -111,7 +110,7 @@ def _example(row: Row, name: str, layout: Layout, labelled: bool) -> Example:
     return Example(name, texts[0], texts[1] if len(texts) > 1 else None, label)
 
 
-def _text(row: Row, column: str) -> str:
+def _text(row: TableRow, column: str) -> str:
     value = row.fields.get(column)
     if value is not None and not isinstance(value, str):
         raise ValueError(f"column '{column}': expected a text, found a {type(value).__name__}")
@@ -121,6 +120,6 @@ def _text(row: Row, column: str) -> str:
     return value
 
 
-def _field(row: Row, column: str) -> str:
+def _field(row: TableRow, column: str) -> str:
     value = row.fields.get(column)
     return "" if value is None else str(value).strip()

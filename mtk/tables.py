@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mtk import DataError
+from mtk.errors import DataError
 
 QUOTE_HINT = "a double quote at the start of a text that never closes swallows what follows"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TableRow:
     """One record: the line it begins at, its fields by column, and what is structurally wrong with it, if anything."""
 
     line: int
@@ -29,28 +29,36 @@ class Table:
     """A file's column names, and its rows; `rows` raises DataError where the file breaks off being a table."""
 
     columns: tuple[str, ...]
-    rows: Iterator[Row]
+    rows: Iterator[TableRow]
 
 
 def read_table(file: Path) -> Table:
-    """A file as a table; its form is told from its first line. Raises DataError."""
-    text = _text(file)
-    first = text.lstrip("\r\n").splitlines()[0]
-    if first.lstrip().startswith("["):
-        raise DataError(f"{file}:1: expected one JSON object a line or a table with a header, found a JSON list")
-    if first.lstrip().startswith("{"):
-        return _json_lines(file, text)
-    return _separated(file, text, _delimiter(first))
+    """A file as a table. Its form is told from its first line; a name that ends in .jsonl is held to its word.
 
-
-def _text(file: Path) -> str:
-    """The file's text, without a byte order mark."""
+    Raises DataError that names file and line where it is no UTF-8 text or no table, is empty or cannot be read.
+    """
     try:
         content = file.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{file}: no such file") from None
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
+    return parse_table(content, file)
+
+
+def parse_table(content: bytes, file: Path) -> Table:
+    """The content of a file, or of a stream that messages call `file`, as a table. Raises DataError."""
+    text = _text(content, file)
+    first = text.lstrip("\r\n").splitlines()[0]
+    if first.lstrip().startswith("["):
+        raise DataError(f"{file}:1: expected one JSON object a line or a table with a header, found a JSON list")
+    if first.lstrip().startswith("{") or file.suffix.lower() in (".jsonl", ".ndjson"):
+        return _json_lines(file, text)
+    return _separated(file, text, _delimiter(first))
+
+
+def _text(content: bytes, file: Path) -> str:
+    """The content's text, without a byte order mark."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -79,7 +87,7 @@ def _delimiter(header: str) -> str:
 
 
 def _separated(file: Path, text: str, delimiter: str) -> Table:
-    # Tab-separated files are read with the default, lenient quoting, as the course does.
+    # Tab-separated files are read with Python's default, lenient quoting: stray quotes are common in them.
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=delimiter != "\t")
     try:
         columns = tuple(name.strip() for name in reader.fieldnames or ())
@@ -89,7 +97,7 @@ def _separated(file: Path, text: str, delimiter: str) -> Table:
     return Table(columns, _separated_rows(file, reader, delimiter))
 
 
-def _separated_rows(file: Path, reader: csv.DictReader[str], delimiter: str) -> Iterator[Row]:
+def _separated_rows(file: Path, reader: csv.DictReader[str], delimiter: str) -> Iterator[TableRow]:
     width, read = len(reader.fieldnames or ()), reader.reader.line_num
     while True:
         try:
@@ -104,7 +112,7 @@ def _separated_rows(file: Path, reader: csv.DictReader[str], delimiter: str) -> 
         # A quote that is open at the end of the file holds its last line break too, hence the lower bound.
         before, read = read, reader.reader.line_num  # DictReader's own forgets blank lines
         line = max(before + 1, read - sum(_breaks(value) for value in [*present, *extra]))
-        yield Row(line, fields, _ragged(fields, extra, width) or _swallowed(present, delimiter))
+        yield TableRow(line, fields, _ragged(fields, extra, width) or _swallowed(present, delimiter))
 
 
 def _breaks(value: str) -> int:
@@ -136,11 +144,11 @@ def _json_lines(file: Path, text: str) -> Table:
     return Table(columns, iter(rows))
 
 
-def _json_row(line: int, content: str) -> Row:
+def _json_row(line: int, content: str) -> TableRow:
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        return Row(line, problem=f"found no JSON: {error}")
+        return TableRow(line, problem=f"found no JSON: {error}")
     if not isinstance(value, dict):
-        return Row(line, problem=f"found a JSON {type(value).__name__} where an object was expected")
-    return Row(line, value)
+        return TableRow(line, problem=f"found a JSON {type(value).__name__} where an object was expected")
+    return TableRow(line, value)

@@ -1,0 +1,3 @@
+from mtk.cli import main
+
+main()

@@ -1,0 +1,99 @@
+"""Puts the commands together, the core's and the plugins', and turns errors into one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from typing import Any
+
+import click
+import typer
+
+from mtk import __version__, plugins
+from mtk.cli import data, evaluate, predict, runs, train
+from mtk.cli import plugins as plugins_command
+from mtk.errors import MTKError, PluginError
+
+EXIT_USAGE = 2
+
+
+def make_app() -> typer.Typer:
+    """The Typer application with every command. Raises PluginError where a plugin's command takes another's place."""
+    app = typer.Typer(
+        name="mtk",
+        no_args_is_help=True,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+        help="One shared text encoder, several tasks trained together; every choice that matters is a plugin.",
+    )
+
+    @app.callback()
+    def about(version: bool = typer.Option(False, "--version", help="Show the version and exit.")) -> None:
+        if version:
+            typer.echo(f"mtk {__version__}")
+            raise typer.Exit
+
+    app.command("train")(train.train)
+    app.command("evaluate")(evaluate.evaluate)
+    app.command("predict")(predict.predict)
+    app.command("runs")(runs.runs)
+    groups = {"data": data.app, "plugins": plugins_command.app}
+    for name, group in groups.items():
+        app.add_typer(group, name=name)
+    for path, function, summary, owner, *_ in plugins.commands():
+        *parents, name = path.split()
+        place = groups.get(parents[0]) if len(parents) == 1 else app if not parents else None
+        if place is None or name in {command.name for command in place.registered_commands}:
+            raise PluginError(f"plugin '{owner}': its command '{path}' has no free place; choose another path")
+        place.command(name, help=summary)(function)
+    return app
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line and exits."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """The command line's exit code: 0, 2 for a user's mistake, 130 for an interruption."""
+    # A waiting OpenMP thread that spins takes the core from whoever works: seven times slower where another process
+    # runs beside, and no gain where none does. Read when torch loads, so it must be set before.
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    try:
+        app = make_app()
+        if arguments[:1] != ["plugins"]:
+            for away in plugins.broken():
+                complain("warning", f"plugin '{away.plugin}' is broken and left out: {away.reason}")
+        result: Any = app(args=arguments, standalone_mode=False, prog_name="mtk")
+        return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return EXIT_USAGE
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        complain(context.command_path if context else "mtk", one_line(error.format_message()))
+        return EXIT_USAGE
+    except MTKError as error:
+        complain("error", one_line(str(error)))
+        return EXIT_USAGE
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        complain("error", f"{error.filename or 'a file'}: {error.strerror}; what was saved before still stands")
+        return EXIT_USAGE
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        complain("interrupted", "nothing further was saved")
+        return 130
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def complain(what: str, text: str) -> None:
+    click.echo(f"{what}: {text}", err=True)

@@ -1,0 +1,181 @@
+"""`mtk train`."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from mtk.config import RunConfig
+    from mtk.run import RunFolder
+    from mtk.session import Session
+
+WHAT, HOW, MODEL, WHERE = "What is trained", "How it is trained", "The model", "Where it runs and what it writes"
+
+
+def _option(panel: str, text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False, **more)
+
+
+def train(
+    task: Annotated[
+        list[str] | None, _option(WHAT, "A task: NAME, NAME:OPTION=VALUE, or OTHER=NAME to name it apart. Repeatable.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        _option(
+            WHAT,
+            "The folder of the tasks' files [default: $MTK_DATA, else fetched files, else the sample].",
+        ),
+    ] = None,
+    sample: Annotated[
+        bool, _option(WHAT, "Train on the built-in sample, whatever other data there are.", "--sample")
+    ] = False,
+    max_train_rows: Annotated[int | None, _option(WHAT, "Use at most so many training rows of each task.")] = None,
+    max_length: Annotated[int | None, _option(WHAT, "Cut sequences to so many tokens.")] = None,
+    augment: Annotated[list[str] | None, _option(WHAT, "An augmentation of training rows. Repeatable.")] = None,
+    init: Annotated[
+        Path | None, _option(WHAT, "Start from a finished run's weights; tasks may be added or dropped.")
+    ] = None,
+    combiner: Annotated[
+        str | None, _option(HOW, "How the tasks' gradients become one: NAME or NAME:OPTION=VALUE.")
+    ] = None,
+    epochs: Annotated[int | None, _option(HOW, "Epochs at most.")] = None,
+    max_steps: Annotated[int | None, _option(HOW, "Optimizer steps at most.")] = None,
+    batch_size: Annotated[list[str] | None, _option(HOW, "Rows per task and step: N, or TASK=N. Repeatable.")] = None,
+    accumulate: Annotated[
+        int | None, _option(HOW, "Split every step into so many forward and backward passes: same result, less memory.")
+    ] = None,
+    step: Annotated[
+        str | None, _option(HOW, "What a step holds: all (a batch of every task) or one (one task's batch, in turn).")
+    ] = None,
+    mixer: Annotated[str | None, _option(HOW, "Rows per task and epoch: NAME or NAME:OPTION=VALUE.")] = None,
+    task_weight: Annotated[list[str] | None, _option(HOW, "TASK=WEIGHT of its loss. Repeatable.")] = None,
+    lr: Annotated[float | None, _option(HOW, "Peak learning rate.")] = None,
+    weight_decay: Annotated[float | None, _option(HOW, "AdamW's weight decay, on matrices only.")] = None,
+    max_norm: Annotated[float | None, _option(HOW, "Clip the gradient to this norm; 0 does not clip.")] = None,
+    scheduler: Annotated[str | None, _option(HOW, "The learning rate over the run: NAME or NAME:OPTION=VALUE.")] = None,
+    patience: Annotated[
+        int | None, _option(HOW, "Stop after so many epochs without a better score; 0 never does.")
+    ] = None,
+    select_on: Annotated[
+        str | None, _option(HOW, "The score that picks the best epoch: aggregate, TASK or TASK.METRIC.")
+    ] = None,
+    encoder: Annotated[
+        str | None, _option(MODEL, "minilm, bert-base, a folder, OWNER/NAME on the Hub, or hf:OWNER/NAME.")
+    ] = None,
+    head: Annotated[list[str] | None, _option(MODEL, "A task's head: TASK=NAME, or NAME for all. Repeatable.")] = None,
+    dropout: Annotated[float | None, _option(MODEL, "Dropout of the heads.")] = None,
+    encoder_dropout: Annotated[
+        float | None, _option(MODEL, "Dropout of the encoder [default: its checkpoint's].")
+    ] = None,
+    seed: Annotated[int | None, _option(WHERE, "Fixes everything that is drawn.")] = None,
+    seeds: Annotated[int, _option(WHERE, "Repeat with so many seeds, counting up; shows mean and spread.", min=1)] = 1,
+    precision: Annotated[str | None, _option(WHERE, "auto (a probe decides), fp32 or bf16.")] = None,
+    device: Annotated[str | None, _option(WHERE, "auto, cpu, cuda or mps.")] = None,
+    threads: Annotated[int | None, _option(WHERE, "CPU threads.")] = None,
+    out: Annotated[
+        Path | None, _option(WHERE, "The run folder, new or empty [default: runs/DATE-TASKS-COMBINER].")
+    ] = None,
+    resume: Annotated[
+        Path | None, _option(WHERE, "Go on with an interrupted run, exactly; settings cannot change.")
+    ] = None,
+    config: Annotated[
+        Path | None, _option(WHERE, "A TOML file, such as a run's config.toml; options override it.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, _option(WHERE, "SECTION.KEY=VALUE of the configuration. Repeatable.", "--set")
+    ] = None,
+    dry_run: Annotated[
+        bool, _option(WHERE, "Build everything, print the plan and the configuration, train nothing.", "--dry-run")
+    ] = False,
+) -> int:
+    """Train one shared encoder on several tasks.
+
+    mtk train --task sst --task sts --combiner pcgrad
+    """  # fmt: skip
+    flat = dict(
+        data=data, sample="always" if sample else None, max_train_rows=max_train_rows, max_length=max_length,
+        augment=augment, init=init, combiner=combiner, epochs=epochs, max_steps=max_steps, batch_size=batch_size,
+        accumulate=accumulate, step=step, mixer=mixer, task_weight=task_weight, lr=lr, weight_decay=weight_decay,
+        max_norm=max_norm, scheduler=scheduler, patience=patience, select_on=select_on, encoder=encoder, head=head,
+        dropout=dropout, encoder_dropout=encoder_dropout, seed=seed, precision=precision, device=device,
+        threads=threads,
+    )  # fmt: skip
+    given = {name: str(value) if isinstance(value, Path) else value for name, value in flat.items()}
+    from mtk import session
+    from mtk.display import make_console, show_plan, show_spread
+    from mtk.errors import ConfigError
+    from mtk.run import default_out
+    from mtk.settings import configure, tree_of
+
+    if resume is not None:
+        if out is not None or seeds > 1 or dry_run:
+            raise ConfigError("--resume goes on in the run's own folder: give it no --out, --seeds or --dry-run")
+        changes = tree_of(config=config, tasks=task or [], settings=set_ or [], **given)
+        return _train(session.resume(resume, changes))[0]
+    chosen = configure(config=config, tasks=task or [], settings=set_ or [], **given)
+    if dry_run:
+        console = make_console()
+        show_plan(session.start(chosen, None), console)
+        console.print("\ndry run: nothing was trained or written; the configuration:\n")
+        typer.echo(chosen.to_toml())
+        return 0
+    command = shlex.join(["mtk", *sys.argv[1:]])
+    place = out or default_out(chosen)
+    if seeds == 1:
+        return _train(session.start(chosen, place, command))[0]
+    return _train_seeds(chosen, seeds, place, command, show_spread)
+
+
+def _train_seeds(config: RunConfig, seeds: int, place: Path, command: str, show_spread: Any) -> int:
+    from mtk import session
+    from mtk.display import make_console
+    from mtk.errors import ConfigError
+
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise ConfigError(f"--out {place}: expected a new or empty folder, found files in it; choose another")
+    folders: list[RunFolder] = []
+    for seed in range(config.train.seed, config.train.seed + seeds):
+        one = config.model_copy(deep=True)
+        one.train.seed = seed
+        code, folder = _train(session.start(one, place / f"seed-{seed}", command))
+        if code:
+            return code
+        folders.append(folder)
+    show_spread(folders, make_console())
+    return 0
+
+
+def _train(run: Session) -> tuple[int, RunFolder]:
+    """Trains to the end or to the first interruption; a second one ends at once."""
+    from mtk.display import Display
+    from mtk.training import Finished
+
+    assert run.folder is not None
+    caught: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+        run.stop()
+        typer.echo("interrupted: saving after this step ... (once more ends at once, unsaved)", err=True)
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    display = Display(run)
+    try:
+        for event in run.run():
+            display.show(event)
+            if isinstance(event, Finished) and event.reason == "stopped":
+                return 128 + caught[0], run.folder
+    finally:
+        display.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 0, run.folder

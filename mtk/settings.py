@@ -1,0 +1,146 @@
+"""Flat settings, as people type them (`--lr 3e-5`, `mtk.train(lr=3e-5)`), turned into a configuration tree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mtk import plugins
+from mtk.config import RunConfig, make_config, merge, parse_settings, read_toml
+from mtk.errors import ConfigError, did_you_mean
+from mtk.plugins import parse_spec
+
+# every flat setting but those of single tasks (task, head, batch_size, task_weight), and the key it stands for
+KEYS = {
+    "encoder": "encoder",
+    "combiner": "combiner",
+    "scheduler": "scheduler",
+    "mixer": "mixer",
+    "augment": "augment",
+    "init": "init",
+    "data": "data.folder",
+    "sample": "data.sample",
+    "max_length": "data.max_length",
+    "max_train_rows": "data.max_train_rows",
+    "dropout": "model.dropout",
+    "encoder_dropout": "model.encoder_dropout",
+    "lr": "optim.lr",
+    "weight_decay": "optim.weight_decay",
+    "max_norm": "optim.max_norm",
+    "epochs": "train.epochs",
+    "max_steps": "train.max_steps",
+    "accumulate": "train.accumulate",
+    "step": "train.step",
+    "patience": "train.patience",
+    "select_on": "train.select_on",
+    "seed": "train.seed",
+    "precision": "train.precision",
+    "device": "train.device",
+    "threads": "train.threads",
+}
+PER_TASK = ("head", "batch_size", "task_weight")
+
+
+def tree_of(
+    *, config: str | Path | None = None, tasks: Sequence[str] = (), settings: Sequence[str] = (), **flat: Any
+) -> dict[str, Any]:
+    """The configuration tree of a file, flat settings laid on it, and `section.key=value` settings on top.
+
+    tasks: `sst`, `sst:bad_rows=2`, `reviews=sst:bad_rows=2`. head, batch_size, task_weight: one value for all tasks,
+    `TASK=VALUE`, a list of those, or a mapping. Settings that are None are as if not given. Raises ConfigError.
+    """
+    tree = {} if config is None else read_toml(Path(config))
+    if tasks:
+        named = dict(task_choice(spec) for spec in tasks)
+        if len(named) < len(tasks):
+            raise ConfigError(f"--task: a task is named twice in {', '.join(tasks)}; name one apart: other=sst")
+        before = tree.get("tasks", {})
+        tree["tasks"] = {name: merge(before.get(name, {}), choice) for name, choice in named.items()}
+    over: dict[str, Any] = {}
+    for name, value in flat.items():
+        if value is None or name in PER_TASK:
+            continue
+        if name not in KEYS:
+            raise ConfigError(f"unknown setting '{name}'{did_you_mean(name, [*KEYS, *PER_TASK])}")
+        if name in ("data", "init"):  # the run's configuration must hold from any working directory
+            value = str(Path(value).expanduser().absolute())
+        _put(over, KEYS[name], value)
+    tree = merge(tree, over)
+    names = list(tree.get("tasks", {}))
+    for key, convert in (("head", _text), ("batch_size", _whole), ("task_weight", _number)):
+        _per_task(tree, names, key, flat.get(key), convert)
+    return merge(tree, parse_settings(settings))
+
+
+def configure(**settings: Any) -> RunConfig:
+    """`tree_of`, validated. Raises ConfigError."""
+    file = settings.get("config")
+    tree = tree_of(**settings)
+    if not tree.get("tasks"):
+        known = ", ".join(sorted(plugins.registered("task")))
+        raise ConfigError(f"no task: expected at least one --task NAME; known tasks: {known}")
+    return make_config(tree, str(file) if file else "configuration")
+
+
+def task_choice(spec: str) -> tuple[str, dict[str, Any]]:
+    """`reviews=sst:bad_rows=2` -> `("reviews", {"kind": "sst", "bad_rows": "2"})`; an alias is resolved."""
+    name, equals, rest = spec.partition("=")
+    if not equals or ":" in name or "/" in name:
+        name, rest = "", spec
+    kind, options = parse_spec(rest)
+    registration, _ = plugins.find("task", kind)
+    exact = kind in registration.names
+    instance = name or (registration.name if exact else Path(kind).stem.lower())
+    return instance, {"kind": registration.name if exact else kind, **options}
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        tree = tree.setdefault(part, {})
+    tree[last] = value
+
+
+def _per_task(
+    tree: dict[str, Any], names: Sequence[str], key: str, given: Any, convert: Callable[[Any, str], Any]
+) -> None:
+    """Puts one value for all tasks, or one each, where the configuration wants it."""
+    if given is None:
+        return
+    items: list[tuple[str | None, Any]] = []
+    for item in given.items() if isinstance(given, Mapping) else given if isinstance(given, list | tuple) else [given]:
+        if isinstance(item, tuple):
+            items.append(item)
+            continue
+        task, equals, value = str(item).partition("=")
+        apart = equals and ":" not in task
+        items.append((task, value) if apart else (None, item))
+    option = f"--{key.replace('_', '-')}"
+    field = {"task_weight": "weight"}.get(key, key)
+    for name, value in items:
+        if name is not None and name not in names:
+            raise ConfigError(f"{option} {name}={value}: no such task in this run{did_you_mean(name, names)}")
+        if name is None and key == "batch_size":
+            _put(tree, "train.batch_size", convert(value, option))
+            continue
+        for task in names if name is None else [name]:
+            tree["tasks"][task] = {**tree["tasks"][task], field: convert(value, option)}
+
+
+def _whole(value: Any, option: str) -> int:
+    try:
+        return int(str(value))
+    except ValueError:
+        raise ConfigError(f"{option}: expected a whole number or TASK=NUMBER, found '{value}'") from None
+
+
+def _number(value: Any, option: str) -> float:
+    try:
+        return float(str(value))
+    except ValueError:
+        raise ConfigError(f"{option}: expected TASK=NUMBER, found '{value}'") from None
+
+
+def _text(value: Any, option: str) -> Any:
+    return value

@@ -1,0 +1,42 @@
+"""Fixtures: one thread, the toy plugins in place of the installed ones, and a finished tiny run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import mtk.plugins
+from tests import toy_plugin
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    """The installed plugins and the toys."""
+    monkeypatch.setattr(mtk.plugins, "_default", toy_plugin.manager())
+
+
+@pytest.fixture(scope="session")
+def _finished(tmp_path_factory) -> Path:
+    from mtk import session
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mtk.plugins, "_default", toy_plugin.manager())
+        out = tmp_path_factory.mktemp("runs") / "finished"
+        for _ in session.start(toy_plugin.config(), out, "the command").run():
+            pass
+    return out
+
+
+@pytest.fixture
+def finished(_finished, toys, tmp_path) -> Path:
+    """A copy of a finished run of the toy configuration."""
+    import shutil
+
+    return shutil.copytree(_finished, tmp_path / "finished")
