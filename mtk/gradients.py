@@ -14,11 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from mtk.errors import MTKError
+from mtk.gramian import Gradients, add, gramian, norm_of, scale
 from mtk.interfaces import GradientCombiner, StepInfo
-
-_WIDTH = 1 << 18  # entries of each task's gradient that are upcast at a time: T float64 rows of them fit a CPU's cache
-
-Gradients = list[Tensor | None]  # one entry a shared parameter, None where the task does not reach it
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +116,7 @@ class GradientEngine:
         else:
             for place, (name, loss) in enumerate(reach.items(), start=1):
                 torch.autograd.backward(loss, retain_graph=place < len(reach))
-                _add(self._buffers[name], self._take())
+                add(self._buffers[name], self._take())
 
     def finish(self, max_norm: float | None = None) -> GradientReport:
         """Leaves the combined gradient in `.grad`, clipped to the norm `max_norm` over shared and owned parameters.
@@ -145,7 +142,7 @@ class GradientEngine:
             weights = self._checked(self.combiner.loss_weights(self._summed(info), info), info)
             self._write(info, weights.tolist())
             for name, weight in zip(info.tasks, weights.tolist(), strict=True):
-                _scale((self._owned or {})[name], weight)
+                scale((self._owned or {})[name], weight)
         norm = None if max_norm is None else nn.utils.clip_grad_norm_([*self._params, *self._heads()], max_norm)
         return GradientReport(info.tasks, weights.cpu().double(), norm=norm)
 
@@ -164,10 +161,10 @@ class GradientEngine:
             weights = weights.cpu().double()
         norm, factor = None, 1.0
         if max_norm is not None:
-            norm = (max(0.0, float(weights @ gram @ weights)) + _norm(self._heads()) ** 2) ** 0.5
+            norm = (max(0.0, float(weights @ gram @ weights)) + norm_of(self._heads()) ** 2) ** 0.5
             factor = max_norm / (norm + 1e-6)  # as torch.nn.utils.clip_grad_norm_ has it
             factor = 1.0 if factor >= 1.0 else factor
-            _scale(self._heads(), factor)
+            scale(self._heads(), factor)
         self._write(info, (weights * factor).tolist())
         conflicts = int((gram.triu(1) < 0).sum())
         return GradientReport(info.tasks, weights, gram, norm, conflicts)
@@ -196,7 +193,7 @@ class GradientEngine:
         """The weighted sum, formed in the first task's buffers, as the shared `.grad`."""
         total: Gradients = [None] * len(self._params)
         for name, weight in zip(info.tasks, weights, strict=True):
-            _add(total, self._buffers.pop(name), weight)
+            add(total, self._buffers.pop(name), weight)
         for p, g in zip(self._params, total, strict=True):
             p.grad = g
 
@@ -288,64 +285,6 @@ def combine(
         if g is not None:
             p.grad = g if p.grad is None else g.add_(p.grad)
     return report
-
-
-@torch.no_grad()
-def gramian(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
-    """The inner products of T tasks' gradients, each a list over the same parameters (None: zero): [T, T] float64 CPU.
-
-    Float64 throughout, in slabs that small parameters share, so that nothing of size [T, P] is ever made. No float32
-    product is: autocast and the reduced precisions of matrix products (TF32, bf16) cannot touch it.
-    """
-    sizes = [next((g.numel() for g in column if g is not None), 0) for column in zip(*gradients, strict=True)]
-    first = next((g.device for row in gradients for g in row if g is not None), torch.device("cpu"))
-    device = torch.device("cpu") if first.type == "mps" else first  # MPS has no float64
-    width = max(1, min(_WIDTH, sum(sizes)))
-    slab = torch.empty(len(gradients), width, dtype=torch.float64, device=device)  # [T, width]
-    total = torch.zeros(len(gradients), len(gradients), dtype=torch.float64, device=device)
-    filled = 0
-    for size, column in zip(sizes, zip(*gradients, strict=True), strict=True):
-        flat = [None if g is None else g.reshape(-1) for g in column]
-        taken = 0
-        while taken < size:
-            n = min(width - filled, size - taken)
-            for row, g in zip(slab[:, filled : filled + n], flat, strict=True):
-                _ = row.zero_() if g is None else row.copy_(g[taken : taken + n])
-            filled, taken = filled + n, taken + n
-            if filled == width:
-                total += slab @ slab.T
-                filled = 0
-    total += slab[:, :filled] @ slab[:, :filled].T
-    return ((total + total.T) / 2).cpu()
-
-
-@torch.no_grad()
-def _add(total: Gradients, more: Gradients, weight: float = 1.0) -> None:
-    """total += weight * more, in place; where `total` has nothing yet it takes over `more`'s memory."""
-    both = [(a, b) for a, b in zip(total, more, strict=True) if a is not None and b is not None]
-    new = [b for a, b in zip(total, more, strict=True) if a is None and b is not None]
-    if both:
-        ours, theirs = (list(part) for part in zip(*both, strict=True))
-        torch._foreach_add_(ours, theirs, alpha=weight)
-    if new and weight != 1.0:
-        torch._foreach_mul_(new, weight)
-    total[:] = [b if a is None else a for a, b in zip(total, more, strict=True)]
-
-
-@torch.no_grad()
-def _scale(parameters: Iterable[nn.Parameter], factor: float) -> None:
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if gradients and factor != 1.0:
-        torch._foreach_mul_(gradients, factor)
-
-
-@torch.no_grad()
-def _norm(parameters: Iterable[nn.Parameter]) -> float:
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if not gradients:
-        return 0.0
-    norms = torch._foreach_norm(gradients)
-    return float(torch.stack([n.to(norms[0]) for n in norms]).cpu().double().norm())
 
 
 def _backward(losses: list[Tensor], weights: list[Tensor]) -> None:
