@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,17 @@ from mtk.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from mtk.evaluation import Scores, predict, predict_together, score
 from mtk.interfaces import Example, Prediction, Source, Task, TaskContext
 from mtk.model import MultitaskModel
+from mtk.rows import Row, can_read, found_in, numbered, to_example, wanted_by
 from mtk.run import RunFolder
 
-Row = str | Sequence[str] | Mapping[str, str] | Example
+
+@dataclass(frozen=True)
+class SplitRows:
+    """Rows with labels, where they come from, and what was left out of them (file, line and reason)."""
+
+    source: Source
+    examples: Sequence[Example]
+    bad: list[str]
 
 
 class TrainedModel:
@@ -38,7 +47,7 @@ class TrainedModel:
         Raises DataError for an unknown task, an empty text, or a row without (or with needless) second text.
         """
         chosen = self._task(task)
-        examples = [_example(chosen, number, row) for number, row in _numbered(rows)]
+        examples = [to_example(chosen, number, row) for number, row in numbered(rows)]
         return predict(self.model, task, self._tokenise(task, examples), self.hardware) if examples else []
 
     def predict_all(self, rows: Iterable[Row], tasks: Sequence[str] | None = None) -> list[dict[str, Prediction]]:
@@ -47,23 +56,23 @@ class TrainedModel:
         tasks: default all that can read the first row: by its number of texts, or a mapping by its columns. Raises
             DataError where there is none, or where a row is unlike the first.
         """
-        numbered = _numbered(rows)
+        rows_given = numbered(rows)
         names = list(self.tasks) if tasks is None else list(dict.fromkeys(tasks))
         chosen = {name: self._task(name) for name in names}
-        if not numbered:
+        if not rows_given:
             return []
         if tasks is None:
-            first = numbered[0][1]
-            chosen = {name: task for name, task in chosen.items() if _reads(task, first)}
+            first = rows_given[0][1]
+            chosen = {name: task for name, task in chosen.items() if can_read(task, first)}
             if not chosen:
-                wanted = ", ".join(f"'{name}' reads {_wanted(task)}" for name, task in self.tasks.items())
-                raise DataError(f"row 1: no task of this run can read it, found {_found(first)}; {wanted}")
+                wanted = ", ".join(f"'{name}' reads {wanted_by(task)}" for name, task in self.tasks.items())
+                raise DataError(f"row 1: no task of this run can read it, found {found_in(first)}; {wanted}")
         groups: dict[tuple[bool, tuple[Example, ...]], list[str]] = {}
         for name, task in chosen.items():
-            examples = tuple(_example(task, number, row) for number, row in numbered)
+            examples = tuple(to_example(task, number, row) for number, row in rows_given)
             two_sequences = task.paired and self.model.head(name).reads == "bi"
             groups.setdefault((two_sequences, examples), []).append(name)
-        out: list[dict[str, Prediction]] = [{} for _ in numbered]
+        out: list[dict[str, Prediction]] = [{} for _ in rows_given]
         for (_, examples), group in groups.items():
             tokens = {name: self._tokenise(name, examples) for name in group}
             for name, predictions in predict_together(self.model, tokens, self.hardware).items():
@@ -84,30 +93,31 @@ class TrainedModel:
                 f"{data}: expected a folder of data files, found {found}; a single file serves a single task: name it "
                 f"(the run has {', '.join(names)})"
             )
-        read = {name: self.examples(name, split, data)[1] for name in names}  # all of them, before the slow part
+        read = {name: self.examples(name, split, data).examples for name in names}  # all, before the slow part
         return Scores({n: self.score(n, rows) for n, rows in read.items()}, {n: self.tasks[n].primary for n in names})
 
-    def examples(
-        self, task: str, split: str = "dev", data: str | Path | None = None
-    ) -> tuple[Source, Sequence[Example]]:
-        """Where the rows to score come from, and the rows. Raises DataError where there are none with labels."""
+    def examples(self, task: str, split: str = "dev", data: str | Path | None = None) -> SplitRows:
+        """The rows to score: of the run's data, another folder or one file. Raises DataError where none has a label."""
         place = None if data is None else Path(data)
         if place is None or place.is_dir():
-            moved = self.at(task, place)
-            source, rows = moved.source, moved.examples(split)
+            reader = self.at(task, place)
+            rows, source = reader.examples(split), reader.source
             where = f"the {split} split of {source.origin}"
         else:
+            reader = self._task(task)
             try:
-                rows = self._task(task).read(place)
+                rows, source = reader.read(place), Source(str(place), {split: place})
             except NotImplementedError as error:
                 raise DataError(f"{place}: {error}; give a folder of data files instead") from error
-            source, where = Source(str(place), {split: place}), str(place)
+            where = str(place)
         if all(row.label is None for row in rows):
             raise DataError(
                 f"task '{task}': none of the {len(rows)} rows of {where} has a label, so there is nothing to score; "
                 "predict them instead: mtk predict"
             )
-        return source, rows
+        file = source.files.get(split)
+        bad = [str(row) for row in reader.bad if file is None or getattr(row, "file", file) == file]
+        return SplitRows(source, rows, bad)
 
     def score(self, task: str, examples: Sequence[Example]) -> dict[str, float]:
         """The task's metrics over those of the rows that have labels. Raises DataError where none has."""
@@ -139,64 +149,6 @@ class TrainedModel:
         return tokenise(self.model.encoder, self.model.head(name), task.paired, examples, length)
 
 
-# ---------------------------------------------------------------------------------------------- one row of the user's
-
-
-def _numbered(rows: Iterable[Row]) -> list[tuple[int, Row]]:
-    if isinstance(rows, str | bytes | Mapping | Example):
-        raise DataError(f"expected a list of rows, found one {type(rows).__name__}; put it in a list: [row]")
-    return list(enumerate(rows, 1))
-
-
-def _wanted(task: Task) -> str:
-    return f"{'two texts' if task.paired else 'one text'} ({', '.join(task.columns)})"
-
-
-def _found(row: Any) -> str:
-    if isinstance(row, Mapping):
-        return f"the columns {', '.join(map(str, row)) or 'none'}"
-    texts = _texts(row)
-    if texts is None:
-        return f"a {type(row).__name__}"
-    return {1: "one text", 2: "two texts"}.get(len(texts), f"{len(texts)} texts")
-
-
-def _texts(row: Any) -> list[Any] | None:
-    if isinstance(row, Example):
-        return [row.text] if row.pair is None else [row.text, row.pair]
-    if isinstance(row, str):
-        return [row]
-    return list(row) if isinstance(row, Sequence) and not isinstance(row, bytes | bytearray) else None
-
-
-def _reads(task: Task, row: Any) -> bool:
-    if isinstance(row, Mapping):
-        return all(row.get(column) is not None for column in task.columns)
-    texts = _texts(row)
-    return texts is not None and len(texts) == 1 + task.paired
-
-
-def _example(task: Task, number: int, row: Any) -> Example:
-    where = f"row {number}: task '{task.name}'"
-    if isinstance(row, Mapping):
-        missing = [column for column in task.columns if row.get(column) is None]
-        if missing:
-            hint = did_you_mean(missing[0], [str(column) for column in row if column not in task.columns])
-            raise DataError(f"{where} needs {' and '.join(task.columns)}, but {missing[0]} is missing{hint}")
-        texts: list[Any] | None = [row[column] for column in task.columns]
-    else:
-        texts = _texts(row)
-    if texts is None or len(texts) != 1 + task.paired:
-        raise DataError(f"{where} reads {_wanted(task)}, found {_found(row)}")
-    for column, text in zip(task.columns, texts, strict=True):
-        if not isinstance(text, str):
-            raise DataError(f"{where}: {column}: expected a text, found a {type(text).__name__}")
-        if not text.strip():
-            raise DataError(f"{where}: {column}: expected a text, found an empty one")
-    identity = row.id if isinstance(row, Example) else str(number)
-    return Example(identity, texts[0].strip(), texts[1].strip() if task.paired else None)
-
-
 # ---------------------------------------------------------------------------------------------- a run from disk
 
 
@@ -218,8 +170,8 @@ def load(
                 f"{best}: missing, though the run's epoch {facts['best_epoch']} was saved there; restore it"
             )
         raise CheckpointError(
-            f"{run}: no best/ model yet: the run has not finished its first epoch (status: {status}); wait for it, or go "
-            f"on with it: mtk train --resume {run}"
+            f"{run}: no best/ model yet: the run has not finished its first epoch (status: {status}); wait for it, or "
+            f"go on with it: mtk train --resume {run}"
         )
     description = read_description(best)
     _check_shape(best, description)

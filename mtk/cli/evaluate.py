@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mtk.inference import TrainedModel
 
 SAMPLE_BANNER = "THE BUILT-IN SAMPLE: scores on the built-in sample compare with nothing."
+_SHOWN = 5  # bad rows that are named one by one; --json holds all
 
 
 class Split(StrEnum):
@@ -76,19 +77,21 @@ def _scores(model: TrainedModel, names: list[str], split: str, data: Path | None
         split = data.name
     read = {name: model.examples(name, split, data) for name in names}
     scores = Scores(
-        {n: model.score(n, rows) for n, (_, rows) in read.items()}, {n: model.tasks[n].primary for n in names}
+        {name: model.score(name, rows.examples) for name, rows in read.items()},
+        {name: model.tasks[name].primary for name in names},
     )
     tasks = {
         name: {
-            "rows": len(rows),
-            "labelled": sum(row.label is not None for row in rows),
-            "origin": source.origin,
-            "file": source.files[split].name if split in source.files else None,
-            "sample": source.sample,
+            "rows": len(rows.examples),
+            "labelled": sum(row.label is not None for row in rows.examples),
+            "bad": rows.bad,
+            "origin": rows.source.origin,
+            "file": rows.source.files[split].name if split in rows.source.files else None,
+            "sample": rows.source.sample,
             "primary": scores.primary[name],
             "metrics": scores.tasks[name],
         }
-        for name, (source, rows) in read.items()
+        for name, rows in read.items()
     }
     return {"split": split, "device": model.hardware.device, "tasks": tasks, "aggregate": scores.aggregate}
 
@@ -101,9 +104,13 @@ def _show(found: dict[str, Any]) -> None:
         typer.echo(f"{SAMPLE_BANNER}\n")
     for name, facts in tasks.items():
         file = f", {facts['file']}" if facts["file"] and not facts["origin"].endswith(facts["file"]) else ""
-        without = facts["rows"] - facts["labelled"]
-        unlabelled = f" ({without:,} more rows have no label and are left out)" if without else ""
-        typer.echo(f"{name}: {facts['labelled']:,} rows from {facts['origin']}{file}{unlabelled}")
+        typer.echo(f"{name}: {facts['labelled']:,} rows from {facts['origin']}{file}")
+        if facts["rows"] > facts["labelled"]:
+            typer.echo(f"{name}: left out, because they have no label: {facts['rows'] - facts['labelled']:,}")
+        for reason in facts["bad"][:_SHOWN]:
+            typer.echo(f"{name}: bad row left out: {reason}")
+        if len(facts["bad"]) > _SHOWN:
+            typer.echo(f"{name}: and {len(facts['bad']) - _SHOWN:,} more bad rows")
     typer.echo()
     lines = [
         (

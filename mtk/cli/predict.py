@@ -53,6 +53,7 @@ def predict(
 ) -> None:
     """Predict with a trained run: label, score and probabilities, one line a row and task."""
     texts = [*(text or []), *(more or [])]
+    out = None if str(out) == "-" else out
     _check_options(texts, file, cs224n, data, out, {"--task": task, "--out": out, "--format": form})
     from mtk.inference import load
 

@@ -26,8 +26,8 @@ def runs(
 
     for folder in folders or []:
         if not folder.is_dir():
-            found = "that is a file" if folder.exists() else "no such folder"
-            raise CheckpointError(f"{folder}: expected a folder to look for runs in, but {found}")
+            what = "a file" if folder.exists() else "no such folder"
+            raise CheckpointError(f"{folder}: expected a folder to look for runs in, found {what}")
     places = folders or [Path("runs")]
     paths = {path.resolve(): path for place in places for path in _run_folders(place)}
     found = sorted((describe(path) for path in paths.values()), key=lambda run: run["when"], reverse=True)
