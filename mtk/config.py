@@ -87,7 +87,7 @@ class OptimConfig(Section):
 
 
 class TrainConfig(Section):
-    epochs: int = Field(default=4, ge=1)
+    epochs: int = Field(default=3, ge=1)
     max_steps: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=8, ge=1)
     accumulate: int = Field(default=1, ge=1)

@@ -64,7 +64,7 @@ def tree_of(
         if name not in KEYS:
             raise ConfigError(f"unknown setting '{name}'{did_you_mean(name, [*KEYS, *PER_TASK])}")
         if name in ("data", "init"):  # the run's configuration must hold from any working directory
-            value = str(Path(value).expanduser().absolute())
+            value = str(Path(value).expanduser().resolve())
         _put(over, KEYS[name], value)
     tree = merge(tree, over)
     names = list(tree.get("tasks", {}))

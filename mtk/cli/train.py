@@ -30,57 +30,77 @@ def train(
         Path | None,
         _option(
             WHAT,
-            "The folder of the tasks' files [default: $MTK_DATA, else fetched files, else the sample].",
+            "The folder of the tasks' files (default: $MTK_DATA, else fetched files, else the sample).",
         ),
     ] = None,
     sample: Annotated[
         bool, _option(WHAT, "Train on the built-in sample, whatever other data there are.", "--sample")
     ] = False,
     max_train_rows: Annotated[int | None, _option(WHAT, "Use at most so many training rows of each task.")] = None,
-    max_length: Annotated[int | None, _option(WHAT, "Cut sequences to so many tokens.")] = None,
+    max_length: Annotated[int | None, _option(WHAT, "Cut sequences to so many tokens (default: 128).")] = None,
     augment: Annotated[list[str] | None, _option(WHAT, "An augmentation of training rows. Repeatable.")] = None,
     init: Annotated[
         Path | None, _option(WHAT, "Start from a finished run's weights; tasks may be added or dropped.")
     ] = None,
     combiner: Annotated[
-        str | None, _option(HOW, "How the tasks' gradients become one: NAME or NAME:OPTION=VALUE.")
+        str | None, _option(HOW, "How the tasks' gradients become one: NAME or NAME:OPTION=VALUE (default: sum).")
     ] = None,
-    epochs: Annotated[int | None, _option(HOW, "Epochs at most.")] = None,
+    epochs: Annotated[int | None, _option(HOW, "Epochs at most (default: 3).")] = None,
     max_steps: Annotated[int | None, _option(HOW, "Optimizer steps at most.")] = None,
-    batch_size: Annotated[list[str] | None, _option(HOW, "Rows per task and step: N, or TASK=N. Repeatable.")] = None,
+    batch_size: Annotated[
+        list[str] | None, _option(HOW, "Rows per task and step: N, or TASK=N. Repeatable (default: 8).")
+    ] = None,
     accumulate: Annotated[
         int | None, _option(HOW, "Split every step into so many forward and backward passes: same result, less memory.")
     ] = None,
     step: Annotated[
-        str | None, _option(HOW, "What a step holds: all (a batch of every task) or one (one task's batch, in turn).")
+        str | None,
+        _option(
+            HOW, "What a step holds: all, a batch of every task, or one, each task's batch in turn (default: all)."
+        ),
     ] = None,
-    mixer: Annotated[str | None, _option(HOW, "Rows per task and epoch: NAME or NAME:OPTION=VALUE.")] = None,
+    mixer: Annotated[
+        str | None, _option(HOW, "Rows per task and epoch: NAME or NAME:OPTION=VALUE (default: capped, 8,000 rows).")
+    ] = None,
     task_weight: Annotated[list[str] | None, _option(HOW, "TASK=WEIGHT of its loss. Repeatable.")] = None,
-    lr: Annotated[float | None, _option(HOW, "Peak learning rate.")] = None,
-    weight_decay: Annotated[float | None, _option(HOW, "AdamW's weight decay, on matrices only.")] = None,
-    max_norm: Annotated[float | None, _option(HOW, "Clip the gradient to this norm; 0 does not clip.")] = None,
-    scheduler: Annotated[str | None, _option(HOW, "The learning rate over the run: NAME or NAME:OPTION=VALUE.")] = None,
+    lr: Annotated[float | None, _option(HOW, "Peak learning rate (default: 7e-05).")] = None,
+    weight_decay: Annotated[
+        float | None, _option(HOW, "AdamW's weight decay, on matrices only (default: 0.01).")
+    ] = None,
+    max_norm: Annotated[
+        float | None, _option(HOW, "Clip the gradient to this norm; 0 does not clip (default: 1).")
+    ] = None,
+    scheduler: Annotated[
+        str | None, _option(HOW, "The learning rate over the run: NAME or NAME:OPTION=VALUE (default: linear).")
+    ] = None,
     patience: Annotated[
-        int | None, _option(HOW, "Stop after so many epochs without a better score; 0 never does.")
+        int | None, _option(HOW, "Stop after so many epochs without a better score; 0 never does (default: 2).")
     ] = None,
     select_on: Annotated[
-        str | None, _option(HOW, "The score that picks the best epoch: aggregate, TASK or TASK.METRIC.")
+        str | None,
+        _option(HOW, "The score that picks the best epoch: aggregate, TASK or TASK.METRIC (default: aggregate)."),
     ] = None,
     encoder: Annotated[
-        str | None, _option(MODEL, "minilm, bert-base, a folder, OWNER/NAME on the Hub, or hf:OWNER/NAME.")
+        str | None,
+        _option(MODEL, "minilm, bert-base, a folder, OWNER/NAME on the Hub, or hf:OWNER/NAME (default: minilm)."),
     ] = None,
-    head: Annotated[list[str] | None, _option(MODEL, "A task's head: TASK=NAME, or NAME for all. Repeatable.")] = None,
-    dropout: Annotated[float | None, _option(MODEL, "Dropout of the heads.")] = None,
+    head: Annotated[
+        list[str] | None,
+        _option(MODEL, "A task's head: TASK=NAME, or NAME for all. Repeatable (default: the task's own)."),
+    ] = None,
+    dropout: Annotated[float | None, _option(MODEL, "Dropout of the heads (default: 0.1).")] = None,
     encoder_dropout: Annotated[
-        float | None, _option(MODEL, "Dropout of the encoder [default: its checkpoint's].")
+        float | None, _option(MODEL, "Dropout of the encoder (default: its checkpoint's).")
     ] = None,
-    seed: Annotated[int | None, _option(WHERE, "Fixes everything that is drawn.")] = None,
+    seed: Annotated[int | None, _option(WHERE, "Fixes everything that is drawn (default: 11711).")] = None,
     seeds: Annotated[int, _option(WHERE, "Repeat with so many seeds, counting up; shows mean and spread.", min=1)] = 1,
-    precision: Annotated[str | None, _option(WHERE, "auto (a probe decides), fp32 or bf16.")] = None,
-    device: Annotated[str | None, _option(WHERE, "auto, cpu, cuda or mps.")] = None,
-    threads: Annotated[int | None, _option(WHERE, "CPU threads.")] = None,
+    precision: Annotated[
+        str | None, _option(WHERE, "auto, where a probe decides, fp32 or bf16 (default: auto).")
+    ] = None,
+    device: Annotated[str | None, _option(WHERE, "auto, cpu, cuda or mps (default: auto).")] = None,
+    threads: Annotated[int | None, _option(WHERE, "CPU threads (default: torch's own choice).")] = None,
     out: Annotated[
-        Path | None, _option(WHERE, "The run folder, new or empty [default: runs/DATE-TASKS-COMBINER].")
+        Path | None, _option(WHERE, "The run folder, new or empty (default: runs/DATE-TASKS-COMBINER).")
     ] = None,
     resume: Annotated[
         Path | None, _option(WHERE, "Go on with an interrupted run, exactly; settings cannot change.")
