@@ -20,14 +20,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from mtk import plugins
+from mtk import formats, plugins
 from mtk.building import one_line
 from mtk.config import RunConfig
 from mtk.errors import CheckpointError
 from mtk.interfaces import Encoder
 from mtk.model import MultitaskModel
-
-FORMAT = 1
 
 
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
@@ -90,7 +88,7 @@ def save_model(folder: Path, model: MultitaskModel, config: RunConfig, extra: Ma
         folder / "heads.safetensors",
     )
     name, options = model.encoder.spec
-    description = {"format": FORMAT, "encoder": {"name": name, "options": dict(options)}, **extra}
+    description = {"format": formats.CHECKPOINT, "encoder": {"name": name, "options": dict(options)}, **extra}
     (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
@@ -140,10 +138,11 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder}: no checkpoint here ({file.name}: {error.strerror})") from error
     except ValueError as error:
         raise CheckpointError(f"{file}: damaged, not JSON ({error})") from error
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
+    if not isinstance(description, dict) or description.get("format") != formats.CHECKPOINT:
         found = description.get("format") if isinstance(description, dict) else None
         raise CheckpointError(
-            f"{folder}: a checkpoint of format {found}, but this mtk reads format {FORMAT}; use the mtk that wrote it"
+            f"{folder}: a checkpoint of format {found}, but this mtk reads format {formats.CHECKPOINT}; "
+            "use the mtk that wrote it"
         )
     return description
 

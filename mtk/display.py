@@ -131,7 +131,7 @@ def show_plan(session: Session, console: Console) -> None:
     )
     console.print(
         f"{hardware.device}, {hardware.precision}, {hardware.threads} threads | at most {session.training.total:,} "
-        f"steps in {config.train.epochs} epochs | lr {config.optim.lr:g} | seed {config.train.seed} | early stopping after "
+        f"steps in {config.train.epochs} epochs | lr {config.optim.lr:g} | seed {config.train.seed} | stops after "
         f"{config.train.patience or 'no number of'} epochs without a better {config.train.select_on}",
         soft_wrap=True,
     )

@@ -13,14 +13,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
-from mtk import __version__, plugins
+from mtk import __version__, formats, plugins
 from mtk.checkpoint import settle, why_not_written
 from mtk.config import RunConfig, make_config, read_toml
 from mtk.errors import CheckpointError, ConfigError
 from mtk.interfaces import Task
 from mtk.training import EpochDone, Event, Position, StepDone
-
-FORMAT = 1
 
 
 class RunFolder:
@@ -108,16 +106,16 @@ class RunFolder:
         if not path.is_dir():
             raise CheckpointError(f"{path}: no such run folder; mtk runs lists those here")
         found = folder.facts.get("format")
-        if found != FORMAT:
+        if found != formats.RUN:
             raise CheckpointError(
                 f"{path}: a run folder of format {found} (mtk {folder.facts.get('mtk', '?')}), but this mtk "
-                f"{__version__} reads format {FORMAT}; use the mtk that wrote it"
+                f"{__version__} reads format {formats.RUN}; use the mtk that wrote it"
             )
         return folder
 
     def update(self, **facts: Any) -> None:
         """Merges `facts` into run.json."""
-        old = self.facts if (self.path / "run.json").exists() else {"format": FORMAT, "mtk": __version__}
+        old = self.facts if (self.path / "run.json").exists() else {"format": formats.RUN, "mtk": __version__}
         write_atomically(self.path / "run.json", json.dumps({**old, **facts}, indent=2) + "\n")
 
     # ------------------------------------------------------------------------------------------ metrics.jsonl

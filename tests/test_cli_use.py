@@ -15,8 +15,6 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-import mtk.cli.runs
-import mtk.run
 from mtk import MTKError, session
 from mtk.cli.evaluate import evaluate
 from mtk.cli.predict import predict
@@ -310,7 +308,6 @@ def test_where_runs_are_looked_for(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert json.loads(ok("runs", "--json")) == []
     assert "no such folder" in fault("runs", "nothing")
     assert "found a file" in fault("runs", "model.json")
-    assert mtk.cli.runs.FORMAT == mtk.run.FORMAT
 
 
 def test_bad_rows_that_a_task_skips_are_told(run: Path, tmp_path: Path) -> None:

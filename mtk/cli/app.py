@@ -7,7 +7,6 @@ import os
 import sys
 from typing import Any
 
-import click
 import typer
 
 from mtk import __version__, plugins
@@ -16,6 +15,8 @@ from mtk.cli import plugins as plugins_command
 from mtk.errors import MTKError, PluginError
 
 EXIT_USAGE = 2
+# Typer brings its own click or uses the installed one, by version: this is the base of its usage errors either way.
+_UsageFault: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
 def make_app() -> typer.Typer:
@@ -44,9 +45,11 @@ def make_app() -> typer.Typer:
     for path, function, summary, owner, *_ in plugins.commands():
         *parents, name = path.split()
         place = groups.get(parents[0]) if len(parents) == 1 else app if not parents else None
-        if place is None or name in {command.name for command in place.registered_commands}:
+        taken = {} if place is None else {command.name: command.callback for command in place.registered_commands}
+        if place is None or taken.get(name, function) is not function:
             raise PluginError(f"plugin '{owner}': its command '{path}' has no free place; choose another path")
-        place.command(name, help=summary)(function)
+        if name not in taken:
+            place.command(name, help=summary)(function)
     return app
 
 
@@ -68,12 +71,12 @@ def run(arguments: list[str]) -> int:
                 complain("warning", f"plugin '{away.plugin}' is broken and left out: {away.reason}")
         result: Any = app(args=arguments, standalone_mode=False, prog_name="mtk")
         return result if isinstance(result, int) else 0
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        return EXIT_USAGE
-    except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        complain(context.command_path if context else "mtk", one_line(error.format_message()))
+    except _UsageFault as error:
+        message, context = error.format_message(), getattr(error, "ctx", None)  # type: ignore[attr-defined]
+        if type(error).__name__ == "NoArgsIsHelpError":  # the message is the help
+            typer.echo(message)
+        else:
+            complain(context.command_path if context else "mtk", one_line(message))
         return EXIT_USAGE
     except MTKError as error:
         complain("error", one_line(str(error)))
@@ -86,7 +89,7 @@ def run(arguments: list[str]) -> int:
             raise
         complain("error", f"{error.filename or 'a file'}: {error.strerror}; what was saved before still stands")
         return EXIT_USAGE
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         complain("interrupted", "nothing further was saved")
         return 130
 
@@ -96,4 +99,4 @@ def one_line(text: str) -> str:
 
 
 def complain(what: str, text: str) -> None:
-    click.echo(f"{what}: {text}", err=True)
+    typer.echo(f"{what}: {text}", err=True)

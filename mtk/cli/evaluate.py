@@ -97,7 +97,7 @@ def _scores(model: TrainedModel, names: list[str], split: str, data: Path | None
 
 
 def _show(found: dict[str, Any]) -> None:
-    from mtk.cli.plugins import _print_table
+    from mtk.cli.printing import print_table
 
     tasks = found["tasks"]
     if any(facts["sample"] for facts in tasks.values()):
@@ -124,5 +124,5 @@ def _show(found: dict[str, Any]) -> None:
         for name, facts in tasks.items()
         for metric, value in facts["metrics"].items()
     ]
-    _print_table(("task", "split", "rows", "metric", "", "score"), lines)
+    print_table(("task", "split", "rows", "metric", "", "score"), lines)
     typer.echo(f"\naggregate: {found['aggregate']:.4f} (* primary metric; the aggregate is their mean)")

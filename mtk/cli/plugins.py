@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
 from mtk import plugins
+from mtk.cli.printing import print_table
 from mtk.errors import MTKError, PluginError, did_you_mean
 
 app = typer.Typer(no_args_is_help=True, help="What is installed: every task, head, encoder, combiner ... by name.")
@@ -33,7 +33,7 @@ def list_plugins(
         return
     lines = [tuple(row[column] for column in COLUMNS) for row in rows]
     lines += [("broken", b.plugin, b.reason, b.distribution, b.version) for b in broken]
-    _print_table(COLUMNS, lines, red="broken")
+    print_table(COLUMNS, lines, red="broken")
 
 
 @app.command("show")
@@ -90,22 +90,4 @@ def _show(registration: plugins.Registration) -> None:
         typer.echo("  no options")
         return
     lines = [(o.name, o.type, "required" if o.required else repr(o.default)) for o in described.options]
-    _print_table(("option", "type", "default"), lines)
-
-
-def _print_table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], red: str = "") -> None:
-    """A table on a terminal; elsewhere plain aligned columns that nothing crops. Rows that begin with `red` are red."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console()
-    if not console.is_terminal:
-        widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-        for row in (head, *rows):
-            typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-        return
-    table = Table(*head)
-    for row in rows:
-        table.add_row(*map(Text, row), style="red" if red and row[0] == red else None)
-    console.print(table)
+    print_table(("option", "type", "default"), lines)

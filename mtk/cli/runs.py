@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-FORMAT = 1  # mtk.run's; read here without importing torch
+from mtk import formats
 
 
 def runs(
@@ -57,9 +57,9 @@ def describe(path: Path) -> dict[str, Any]:
     try:
         facts = _json(path / "run.json")
         run["when"] = _when(path, facts)
-        if facts.get("format") != FORMAT:
+        if facts.get("format") != formats.RUN:
             found = f"format {facts.get('format')} (mtk {facts.get('mtk', '?')})"
-            return {**run, "status": "other version", "problem": f"{found}, but this mtk reads format {FORMAT}"}
+            return {**run, "status": "other version", "problem": f"{found}, but this mtk reads format {formats.RUN}"}
         return {**run, **_facts(path, facts)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         run["when"] = run["when"] or _when(path, {})
@@ -140,10 +140,10 @@ def _reason(error: Exception) -> str:
 
 
 def _show(found: list[dict[str, Any]]) -> None:
-    from mtk.cli.plugins import _print_table
+    from mtk.cli.printing import print_table
 
     head = ("run", "status", "tasks", "combiner", "seed", "epochs", "scores", "aggregate", "data", "time")
-    _print_table(head, [_line(run) for run in found])
+    print_table(head, [_line(run) for run in found])
     problems = [f"{run['run']}: {run['problem']}" for run in found if run["problem"]]
     if problems:
         typer.echo("\n" + "\n".join(problems))
