@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ def one_thread():
 
 @pytest.fixture
 def toys(monkeypatch):
-    """The installed plugins and the toys."""
+    """The installed plugins and the toys; nothing waits for the disk."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.setattr(mtk.plugins, "_default", toy_plugin.manager())
 
 

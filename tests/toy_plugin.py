@@ -29,12 +29,12 @@ from mtk.interfaces import (
 from mtk.targets import Classes, Range
 from tests.toys import ToyFAMO, ToyRDrop, ToyTagger, ToyTags, ToyTask
 
-WORDS = "the movie was good bad fine dull bright long short story actor music funny sad a boy runs dog cat".split()
+WORDS = "the movie was good bad fine dull bright long short story actor music funny sad a boy runs dog cat"
 
 
 def texts(count: int, seed: object, longest: int = 12) -> list[str]:
     draw = random.Random(repr(seed))
-    return [" ".join(draw.choices(WORDS, k=draw.randint(1, longest))) for _ in range(count)]
+    return [" ".join(draw.choices(WORDS.split(), k=draw.randint(1, longest))) for _ in range(count)]
 
 
 def examples(count: int, seed: object, label: Any, paired: bool = False) -> list[Example]:
@@ -218,9 +218,9 @@ def config(tasks: Mapping[str, Any] | None = None, **over: Any) -> RunConfig:
     return make_config(merge(base, over))
 
 
-def still(**over: Any) -> RunConfig:
+def still(tasks: Mapping[str, Any] | None = None, **over: Any) -> RunConfig:
     """Without any dropout: the tasks' gradients are then a function of the rows alone."""
-    return config(**merge({"encoder": {"dropout": 0.0}, "model": {"dropout": 0.0}}, over))
+    return config(tasks, **merge({"encoder": {"dropout": 0.0}, "model": {"dropout": 0.0}}, over))
 
 
 def write_rows(folder: Path, name: str, seed: object = 0, rows: int = 16) -> None:
