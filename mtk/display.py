@@ -20,7 +20,7 @@ from mtk.training import EpochDone, Event, Finished, StepDone
 PLAIN_EVERY = 20.0  # seconds between progress lines where there is no terminal
 RECENT = 50  # steps that the shown losses and rates are means of
 SAMPLE_WARNING = (
-    "BUILT-IN SAMPLE DATA: a few hundred made-up rows a task. Scores on it compare with nothing: no paper, no other\n"
+    "BUILT-IN SAMPLE DATA: a few hundred made-up rows a task. Scores on it compare with nothing: no paper, no other "
     "data set, no other tool. For real data: --data DIR, or mtk data fetch."
 )
 
@@ -50,7 +50,7 @@ class Display:
         elif isinstance(event, EpochDone):
             self._close()
             self._epoch_seconds = event.seconds
-            self.console.print(epoch_line(event, self.session.parts.config.train.epochs))
+            self.console.print(epoch_line(event, self.session.parts.config.train.epochs), soft_wrap=True)
             self._recent.clear()
             self._said = time.monotonic()
         elif isinstance(event, Finished):
