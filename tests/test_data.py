@@ -154,6 +154,20 @@ def test_tasks_of_a_step_have_rows_of_like_rank():
     assert not np.all(np.diff(a) >= 0)  # yet the steps do not grow longer and longer
 
 
+def test_the_few_batches_of_a_small_task_stand_beside_rows_of_their_length():
+    data = {"a": task_rows(WINDOW * 8, 1, 40), "b": task_rows(8 * 8, 2, 40)}
+    steps = [step for step in plan(sizes={"a": 8, "b": 8}).steps(data, 0) if "b" in step.rows]
+    lengths = np.array([[data[name].lengths[step.rows[name]].mean() for name in data] for step in steps])
+    assert len(steps) == 8
+    assert np.abs(lengths[:, 0] - lengths[:, 1]).mean() < 4  # of up to 42 tokens
+
+
+def test_two_tasks_of_one_size_draw_different_rows():
+    data = {"a": task_rows(40), "b": task_rows(40)}
+    steps = plan(Capped(rows=12), {"a": 4, "b": 4}).steps(data, 0)
+    assert set(chosen(steps, "a")) != set(chosen(steps, "b"))
+
+
 def test_a_bi_row_is_as_long_as_its_longer_text():
     rows = [Example("0", "one", "a b c d", 1.0), Example("1", "a b", "one", 1.0)]
     assert tokenise(ENCODER, ToyCosine(8, Range(0, 5)), True, rows, 64).lengths.tolist() == [6, 4]

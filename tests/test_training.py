@@ -76,7 +76,7 @@ def reference(parts: Parts, step, combiner) -> tuple[dict, list[torch.Tensor], d
     for p in shared:
         pieces.append(whole[at : at + p.numel()].view_as(p) * factor)
         at += p.numel()
-    return {n: float(v) for n, v in losses.items()}, pieces, {k: g * factor for k, g in heads.items() if g is not None}
+    return {n: v.item() for n, v in losses.items()}, pieces, {k: g * factor for k, g in heads.items() if g is not None}
 
 
 def record_gradients(training: Training) -> list[dict[str, torch.Tensor]]:
