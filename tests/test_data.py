@@ -159,7 +159,7 @@ def test_the_few_batches_of_a_small_task_stand_beside_rows_of_their_length():
     steps = [step for step in plan(sizes={"a": 8, "b": 8}).steps(data, 0) if "b" in step.rows]
     lengths = np.array([[data[name].lengths[step.rows[name]].mean() for name in data] for step in steps])
     assert len(steps) == 8
-    assert np.abs(lengths[:, 0] - lengths[:, 1]).mean() < 4  # of up to 42 tokens
+    assert np.abs(lengths[:, 0] - lengths[:, 1]).mean() < 6  # of up to 42 tokens
 
 
 def test_two_tasks_of_one_size_draw_different_rows():
