@@ -6,7 +6,63 @@ The public names are resolved on first use (PEP 562): `import mtk` and `mtk --he
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # type checkers would take these names for Any
+    from mtk.api import train as train
+    from mtk.errors import (
+        CheckpointError as CheckpointError,
+        ConfigError as ConfigError,
+        DataError as DataError,
+        MTKError as MTKError,
+        PluginError as PluginError,
+        did_you_mean as did_you_mean,
+    )
+    from mtk.gradients import combine as combine
+    from mtk.hookspecs import (
+        Register as Register,
+        RegisterCommand as RegisterCommand,
+        hookimpl as hookimpl,
+    )
+    from mtk.inference import (
+        TrainedModel as TrainedModel,
+        load as load,
+    )
+    from mtk.interfaces import (
+        Augmentation as Augmentation,
+        Encoder as Encoder,
+        Encoding as Encoding,
+        Example as Example,
+        Features as Features,
+        GradientCombiner as GradientCombiner,
+        Head as Head,
+        Mixer as Mixer,
+        Prediction as Prediction,
+        Progress as Progress,
+        Scheduler as Scheduler,
+        Source as Source,
+        StepInfo as StepInfo,
+        Target as Target,
+        Targets as Targets,
+        Task as Task,
+        TaskContext as TaskContext,
+        TokenBatch as TokenBatch,
+        Tokenizer as Tokenizer,
+        Trial as Trial,
+        Tuner as Tuner,
+    )
+    from mtk.plugins import (
+        build as build,
+        registered as registered,
+    )
+    from mtk.tables import (
+        TableRow as TableRow,
+        read_table as read_table,
+    )
+    from mtk.targets import (
+        Classes as Classes,
+        Range as Range,
+    )
 
 _HOME = {
     "mtk.errors": ("MTKError", "ConfigError", "DataError", "PluginError", "CheckpointError", "did_you_mean"),

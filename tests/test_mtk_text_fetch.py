@@ -15,8 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 from mtk import DataError
-from mtk_text import download as module
-from mtk_text import fetch as command
+from mtk_text import download as module, fetch as command
 from mtk_text.download import blob_id, download
 from mtk_text.published import PUBLISHED, Published, PublishedFile
 

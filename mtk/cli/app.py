@@ -10,13 +10,10 @@ from typing import Any
 import typer
 
 from mtk import __version__, plugins
-from mtk.cli import data, evaluate, predict, runs, train
-from mtk.cli import plugins as plugins_command
+from mtk.cli import data, evaluate, plugins as plugins_command, predict, runs, train
 from mtk.errors import MTKError, PluginError
 
 EXIT_USAGE = 2
-# Typer brings its own click or uses the installed one, by version: this is the base of its usage errors either way.
-_UsageFault: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
 def make_app() -> typer.Typer:
@@ -29,11 +26,18 @@ def make_app() -> typer.Typer:
         help="One shared text encoder, several tasks trained together; every choice that matters is a plugin.",
     )
 
-    @app.callback()
-    def about(version: bool = typer.Option(False, "--version", help="Show the version and exit.")) -> None:
-        if version:
+    def show_version(wanted: bool) -> None:
+        if wanted:
             typer.echo(f"mtk {__version__}")
             raise typer.Exit
+
+    @app.callback()
+    def about(
+        version: bool = typer.Option(
+            False, "--version", callback=show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ) -> None:
+        """Typer shows the help of the application."""
 
     app.command("train")(train.train)
     app.command("evaluate")(evaluate.evaluate)
@@ -71,8 +75,8 @@ def run(arguments: list[str]) -> int:
                 complain("warning", f"plugin '{away.plugin}' is broken and left out: {away.reason}")
         result: Any = app(args=arguments, standalone_mode=False, prog_name="mtk")
         return result if isinstance(result, int) else 0
-    except _UsageFault as error:
-        message, context = error.format_message(), getattr(error, "ctx", None)  # type: ignore[attr-defined]
+    except typer.TyperException as error:
+        message, context = error.format_message(), getattr(error, "ctx", None)
         if type(error).__name__ == "NoArgsIsHelpError":  # the message is the help
             typer.echo(message)
         else:

@@ -202,6 +202,8 @@ class BertEncoder(Encoder):
     pooling: `mean` over real tokens, `cls` (the first token), or `pooler` (tanh of a linear layer on the first token).
     """
 
+    tokenizer: FastTokenizer
+
     def __init__(self, config: BertConfig, tokenizer: FastTokenizer, *, pooling: str, dropout: float | None) -> None:
         super().__init__()
         self.config = config = config.with_dropout(dropout)

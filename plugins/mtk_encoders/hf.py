@@ -62,6 +62,8 @@ class TransformersEncoder(Encoder):
     Of an encoder-decoder model only the encoder runs and trains; `save` writes all of it.
     """
 
+    tokenizer: FastTokenizer
+
     def __init__(self, whole: nn.Module, tokenizer: Any, *, pooling: str, dropout: float | None) -> None:
         super().__init__()
         config: Any = whole.config
