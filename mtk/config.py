@@ -17,6 +17,7 @@ from mtk.errors import ConfigError, did_you_mean
 from mtk.plugins import parse_spec
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+DEFAULTS = {"encoder": "minilm", "combiner": "sum", "scheduler": "linear", "mixer": "capped"}
 CHOICES = ("encoder", "combiner", "scheduler", "mixer", "head")  # keys whose text is NAME:OPTIONS
 
 
@@ -104,16 +105,29 @@ class RunConfig(Section):
     """Everything that decides a run. `init` is a finished run whose weights it starts from."""
 
     tasks: dict[str, TaskConfig]
-    encoder: Choice = Field(default_factory=lambda: Choice(name="minilm"))
-    combiner: Choice = Field(default_factory=lambda: Choice(name="sum"))
-    scheduler: Choice = Field(default_factory=lambda: Choice(name="linear"))
-    mixer: Choice = Field(default_factory=lambda: Choice(name="capped"))
+    encoder: Choice = Field(default_factory=lambda: Choice(name=DEFAULTS["encoder"]))
+    combiner: Choice = Field(default_factory=lambda: Choice(name=DEFAULTS["combiner"]))
+    scheduler: Choice = Field(default_factory=lambda: Choice(name=DEFAULTS["scheduler"]))
+    mixer: Choice = Field(default_factory=lambda: Choice(name=DEFAULTS["mixer"]))
     augment: list[Choice] = Field(default_factory=list)
     data: DataConfig = Field(default_factory=DataConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     init: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_names(cls, tree: Any) -> Any:
+        """`mixer = { rows = 500 }` sets an option of the default mixer."""
+        if not isinstance(tree, Mapping):
+            return tree
+        named = {
+            kind: {"name": name, **tree[kind]}
+            for kind, name in DEFAULTS.items()
+            if isinstance(tree.get(kind), Mapping) and "name" not in tree[kind]
+        }
+        return {**tree, **named}
 
     @field_validator("tasks")
     @classmethod

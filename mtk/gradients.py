@@ -151,7 +151,7 @@ class GradientEngine:
         bad = [name for name, finite in zip(info.tasks, gram.diagonal().isfinite(), strict=True) if not finite]
         if bad:
             raise MTKError(
-                f"step {info.step}: the gradient of task {' and '.join(map(repr, bad))} is not finite (NaN or inf); "
+                f"step {info.step + 1}: the gradient of task {' and '.join(map(repr, bad))} is not finite; "
                 "try a lower learning rate or fp32 precision, and look at the task's labels"
             )
         weights = torch.ones(len(info.tasks), dtype=torch.float64)
@@ -213,7 +213,7 @@ class GradientEngine:
         return taken
 
     def _checked(self, weights: Tensor, info: StepInfo, finite: bool = False) -> Tensor:
-        where = f"step {info.step}: {_name(self.combiner)}"
+        where = f"step {info.step + 1}: {_name(self.combiner)}"
         if not isinstance(weights, Tensor) or weights.shape != (len(info.tasks),):
             found = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
             raise MTKError(f"{where}: expected weights of shape ({len(info.tasks)},), found {found}")

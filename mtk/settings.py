@@ -51,6 +51,8 @@ def tree_of(
     `TASK=VALUE`, a list of those, or a mapping. Settings that are None are as if not given. Raises ConfigError.
     """
     tree = {} if config is None else read_toml(Path(config))
+    if isinstance(tree.get("tasks"), dict):
+        tree["tasks"] = {name: _task_table(value) for name, value in tree["tasks"].items()}
     if tasks:
         named = dict(task_choice(spec) for spec in tasks)
         if len(named) < len(tasks):
@@ -93,6 +95,14 @@ def task_choice(spec: str) -> tuple[str, dict[str, Any]]:
     exact = kind in registration.names
     instance = name or (registration.name if exact else Path(kind).stem.lower())
     return instance, {"kind": registration.name if exact else kind, **options}
+
+
+def _task_table(value: Any) -> Any:
+    """A task of a TOML file, where it may be written as `"sst:bad_rows=2"`, as a table."""
+    if not isinstance(value, str):
+        return value
+    kind, options = parse_spec(value)
+    return {"kind": kind, **options}
 
 
 def _put(tree: dict[str, Any], key: str, value: Any) -> None:

@@ -50,7 +50,6 @@ def problem(tree) -> str:
         ({"data": {"max_length": 4}}, ["data.max_length", "greater than or equal to 8"]),
         ({"data": {"folder": 3}}, ["data.folder", "valid string"]),
         ({"encoder": 3}, ["encoder: expected a table of settings, found 3"]),
-        ({"encoder": {"dropout": 0.1}}, ["'encoder.name' is missing"]),
         ({"mixer": "capped:rows="}, ["'capped:rows='", "expected OPTION=VALUE"]),
         ({"mixer": "capped:rows=1,\nrows=2"}, ["option 'rows' is given twice"]),
         ({"augment": "eda"}, ["augment", "valid list", "'eda'"]),
@@ -269,3 +268,8 @@ def test_merge(base, over, merged):
     kept = repr(base)
     assert merge(base, over) == merged
     assert repr(base) == kept
+
+
+def test_options_without_a_name_are_the_default_plugin_s():
+    config = make_config({**TASKS, "mixer": {"rows": 500}})
+    assert (config.mixer.name, config.mixer.options) == ("capped", {"rows": 500})

@@ -1,0 +1,56 @@
+"""Flat settings become a configuration tree."""
+
+from __future__ import annotations
+
+import pytest
+
+from mtk.errors import ConfigError
+from mtk.settings import configure, task_choice, tree_of
+
+
+def test_a_task_written_as_text_in_a_file_takes_flat_settings(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text('[tasks]\nsst = "sst:bad_rows=2"\n')
+    config = configure(config=file, tasks=["sst", "sts"], task_weight=["sst=0.5"], head={"sts": "cosine"})
+    assert config.tasks["sst"].options == {"bad_rows": "2"} and config.tasks["sst"].weight == 0.5
+    assert config.tasks["sts"].head is not None and config.tasks["sts"].head.name == "cosine"
+    assert configure(config=file, task_weight=2).tasks["sst"].weight == 2.0
+
+
+def test_later_settings_win(tmp_path):
+    file = tmp_path / "run.toml"
+    file.write_text('mixer = "capped:rows=10"\n[tasks.sst]\n[optim]\nlr = 1e-3\n[train]\nepochs = 9\n')
+    tree = tree_of(config=file, lr=1e-4, settings=["train.epochs=2", "mixer.rows=20"])
+    assert tree["optim"]["lr"] == 1e-4 and tree["train"]["epochs"] == 2
+    assert configure(config=file, settings=["mixer.rows=20"]).mixer.options == {"rows": 20}
+    assert configure(config=file, mixer="all").mixer.options == {}
+
+
+@pytest.mark.parametrize(
+    ("spec", "found"),
+    [
+        ("sst", ("sst", {"kind": "sst"})),
+        ("para", ("quora", {"kind": "quora"})),
+        ("quora:bad_rows=2", ("quora", {"kind": "quora", "bad_rows": "2"})),
+        ("films=sst", ("films", {"kind": "sst"})),
+        ("films=sst:bad_rows=1", ("films", {"kind": "sst", "bad_rows": "1"})),
+    ],
+)
+def test_task_forms(spec, found):
+    assert task_choice(spec) == found
+
+
+def test_one_value_for_all_tasks_or_one_each():
+    config = configure(tasks=["sst", "sts"], batch_size=["16", "sts=4"], task_weight={"sst": 0.25})
+    assert config.train.batch_size == 16 and config.batch_size("sts") == 4 and config.batch_size("sst") == 16
+    assert config.tasks["sst"].weight == 0.25 and config.tasks["sts"].weight is None
+
+
+def test_folders_hold_from_any_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert configure(tasks=["sst"], data="rows").data.folder == str(tmp_path / "rows")
+
+
+def test_an_unknown_setting_names_the_nearest():
+    with pytest.raises(ConfigError, match="unknown setting 'epoch'; did you mean 'epochs'"):
+        configure(tasks=["sst"], epoch=3)
