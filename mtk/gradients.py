@@ -23,7 +23,7 @@ class GradientReport:
     """What became of one step's gradients. T is in the order of `tasks`.
 
     weights: [T] float64 CPU, what each task's shared gradient was multiplied with, clipping aside (element-wise: ones).
-    gram: [T, T] float64 CPU, where the combiner needs it, before the weights.
+    gram: [T, T] float64 CPU, where the combiner needs it: before its gradient weights, after its loss weights.
     norm: of the whole gradient before clipping, where `max_norm` was given.
     conflicts: pairs i < j with gram[i, j] < 0, where there is a gram.
     """
@@ -84,9 +84,14 @@ class GradientEngine:
         self._buffers: dict[str, Gradients] = {name: [None] * len(self._params) for name in info.tasks}
         for p in self._shared:
             p.grad = None
-        if needs == "nothing":  # a combiner that reads the placeholder after all gets NaN, and is told so
-            placeholder = torch.full((len(info.tasks),), torch.nan)
-            self._weights = self._checked(self.combiner.loss_weights(placeholder, info), info, finite=True)
+        self._scales: dict[str, Tensor] = {}  # of the losses, where a Gramian combiner has loss weights too
+        asked = getattr(self.combiner.loss_weights, "__func__", None) is not GradientCombiner.loss_weights
+        if needs == "nothing" or (needs == "gram" and asked):
+            placeholder = torch.full((len(info.tasks),), torch.nan)  # who reads it after all gets NaN, and is told so
+            weights = self.combiner.loss_weights(placeholder, info)
+            self._weights = self._checked(weights, info, finite=True, unread=True)
+            if needs == "gram":
+                self._scales = dict(zip(info.tasks, self._weights, strict=True))
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Takes the gradients of one micro-batch: a scalar loss a present task, divided by the whole step's count.
@@ -108,14 +113,12 @@ class GradientEngine:
         reach = {name: loss for name, loss in present.items() if loss.requires_grad}
         if self._plain:
             weights = dict(zip(info.tasks, self._weights, strict=True))
-            _backward(
-                list(reach.values()), [weights[name].to(loss).reshape(loss.shape) for name, loss in reach.items()]
-            )
+            _backward(list(reach.values()), [_like(loss, weights[name]) for name, loss in reach.items()])
         elif not self._params:
-            _backward(list(reach.values()), [torch.ones_like(loss) for loss in reach.values()])
+            _backward(list(reach.values()), [_like(loss, self._scales.get(name)) for name, loss in reach.items()])
         else:
             for place, (name, loss) in enumerate(reach.items(), start=1):
-                torch.autograd.backward(loss, retain_graph=place < len(reach))
+                torch.autograd.backward(loss, _like(loss, self._scales.get(name)), retain_graph=place < len(reach))
                 add(self._buffers[name], self._take())
 
     def finish(self, max_norm: float | None = None) -> GradientReport:
@@ -167,6 +170,8 @@ class GradientEngine:
             scale(self._heads(), factor)
         self._write(info, (weights * factor).tolist())
         conflicts = int((gram.triu(1) < 0).sum())
+        if self._scales:
+            weights = weights * self._weights.cpu().double()
         return GradientReport(info.tasks, weights, gram, norm, conflicts)
 
     def _combine_chunks(self, info: StepInfo) -> None:
@@ -212,13 +217,13 @@ class GradientEngine:
             taken.append(g)
         return taken
 
-    def _checked(self, weights: Tensor, info: StepInfo, finite: bool = False) -> Tensor:
+    def _checked(self, weights: Tensor, info: StepInfo, finite: bool = False, unread: bool = False) -> Tensor:
         where = f"step {info.step + 1}: {_name(self.combiner)}"
         if not isinstance(weights, Tensor) or weights.shape != (len(info.tasks),):
             found = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
             raise MTKError(f"{where}: expected weights of shape ({len(info.tasks)},), found {found}")
         if finite and not weights.isfinite().all():
-            reads = "; with needs = 'nothing' it may not read the losses" if self.combiner.needs == "nothing" else ""
+            reads = f"; with needs = '{self.combiner.needs}' loss_weights may not read the losses" if unread else ""
             raise MTKError(f"{where}: expected finite weights, found {weights.tolist()}{reads}")
         return weights.detach()
 
@@ -285,6 +290,11 @@ def combine(
         if g is not None:
             p.grad = g if p.grad is None else g.add_(p.grad)
     return report
+
+
+def _like(loss: Tensor, weight: Tensor | None) -> Tensor:
+    """The weight, one where there is none, as what `backward` starts with at the loss."""
+    return torch.ones_like(loss) if weight is None else weight.to(loss).reshape(loss.shape)
 
 
 def _backward(losses: list[Tensor], weights: list[Tensor]) -> None:

@@ -270,6 +270,8 @@ class GradientCombiner:
         Gramian of the shared gradients), `gradients` (element-wise). The engine does the least work that serves it.
     looks_again: wants `after_step` with the same rows' losses, same dropout, after the optimizer moved.
     Loss weights scale heads too; gradient weights and `combine` touch shared parameters only.
+    With needs = `gram`, `loss_weights` may be given as well (GradNorm): it is asked at the start of the step, from the
+    combiner's state alone (its `losses` are NaN), and `gradient_weights` sees the Gramian of the gradients so weighted.
     """
 
     needs: ClassVar[Literal["nothing", "losses", "gram", "gradients"]] = "losses"
@@ -280,7 +282,7 @@ class GradientCombiner:
         return torch.ones_like(losses)
 
     def gradient_weights(self, gram: Tensor, losses: Tensor, info: StepInfo) -> Tensor:
-        """gram [T, T] float64 on the CPU, losses [T] -> weights [T] float64."""
+        """gram [T, T] float64 on the CPU, losses [T] before any weight -> weights [T] float64."""
         return torch.ones(len(info.tasks), dtype=torch.float64)
 
     def combine(self, chunk: Tensor, info: StepInfo) -> Tensor:

@@ -65,6 +65,14 @@ class Weighted(GradientCombiner):
         return self.weights
 
 
+class Scaled(Weighted):
+    """Loss weights that a Gramian combiner knows before the step, as GradNorm's."""
+
+    def loss_weights(self, losses, info):
+        assert losses.isnan().all()
+        return torch.tensor([2.0, 0.5, 3.0])[: len(info.tasks)]
+
+
 class World:
     """A toy encoder and three heads; `step` runs the engine, `expect` the plain reference."""
 
@@ -165,6 +173,48 @@ def test_every_kind_of_combiner_equals_the_reference(combiner, plan, dtype):
         assert report.conflicts == int((gram.triu(1) < 0).sum())
     else:
         assert report.gram is None and report.conflicts is None
+
+
+@pytest.mark.parametrize("max_norm", [None, 0.05, 1e9])
+@pytest.mark.parametrize("plan", [ALL, PARTS], ids=["whole", "accumulated"])
+def test_loss_weights_of_a_gramian_combiner_scale_heads_and_the_gramian(plan, max_norm):
+    world, combiner = World(), Scaled(1.0, -2.0, 0.5)
+    jacobian, heads = world.expect(ALL)
+    scales = torch.tensor([2.0, 0.5, 3.0], dtype=torch.float64)
+    scaled = scales.unsqueeze(1) * jacobian
+    parts = [
+        combiner.weights @ scaled,
+        *(s * g.flatten() for s, gs in zip(scales, heads.values(), strict=True) for g in gs if g is not None),
+    ]
+    norm = torch.cat(parts).norm()
+    factor = 1.0 if max_norm is None else min(1.0, float(max_norm / norm))
+    report = world.run(combiner, plan, max_norm)
+    torch.testing.assert_close(report.gram, scaled @ scaled.T)
+    torch.testing.assert_close(combiner.seen[0], scaled @ scaled.T)
+    torch.testing.assert_close(combiner.seen[1], torch.stack(list(world.losses(ALL).values())).detach())
+    torch.testing.assert_close(report.weights, scales * combiner.weights)
+    torch.testing.assert_close(world.flat(), factor * combiner.weights @ scaled, rtol=1e-4, atol=1e-8)
+    for scale, (name, plain) in zip(scales, heads.items(), strict=True):
+        for found, g in zip(world.head_gradients()[name], plain, strict=True):
+            if g is not None:
+                torch.testing.assert_close(found, factor * scale * g, rtol=1e-4, atol=1e-8)
+    if max_norm is not None:
+        assert report.norm == pytest.approx(float(norm))
+
+
+def test_loss_weights_of_a_gramian_combiner_scale_the_heads_of_a_frozen_encoder():
+    world, combiner = World(), Scaled(1.0, 1.0, 1.0)
+    _, heads = world.expect(ALL)
+    world.encoder.requires_grad_(False)
+    report = world.run(combiner, PARTS)
+    check_heads(world, heads, [2.0, 0.5, 3.0])
+    assert combiner.calls == 0 and report.weights.tolist() == [2.0, 0.5, 3.0]
+
+
+def test_a_gramian_combiner_without_loss_weights_is_not_asked_for_them():
+    engine = GradientEngine([nn.Parameter(torch.ones(2))], PCGrad())
+    engine.start(StepInfo(("a",), 0, 0, torch.Generator()))
+    assert engine._scales == {}
 
 
 def test_pcgrad_has_something_to_do_here():
@@ -420,6 +470,8 @@ def test_what_a_combiner_may_not_do():
 
     with pytest.raises(MTKError, match="may not read the losses"):
         run(kind("nothing", loss_weights=lambda self, losses, info: losses / losses.sum()))
+    with pytest.raises(MTKError, match="needs = 'gram' loss_weights may not read the losses"):
+        run(kind("gram", loss_weights=lambda self, losses, info: losses))
     with pytest.raises(MTKError, match=r"Odd: expected weights of shape \(2,\), found \(1,\)"):
         run(kind("losses", loss_weights=lambda self, losses, info: losses[:1]))
     with pytest.raises(MTKError, match="expected finite weights"):
