@@ -7,4 +7,15 @@ from mtk import Register, hookimpl
 def register_combiners(register: Register) -> None:
     register("sum", "mtk_combiners.sum:Sum", "the plain sum of the tasks' losses")
     register("mean", "mtk_combiners.mean:Mean", "the mean of the losses of the tasks present in a step")
+    register("weighted", "mtk_combiners.weighted:Weighted", "fixed loss weights by task name")
+    register("rlw", "mtk_combiners.rlw:RLW", "random loss weights at every step", paper="arXiv 2111.10603")
+    register("dwa", "mtk_combiners.dwa:DWA", "weights from two epochs' mean losses", paper="arXiv 1803.10704")
+    register(
+        "uncertainty",
+        "mtk_combiners.uncertainty:Uncertainty",
+        "weights from learned variances",
+        paper="arXiv 1705.07115",
+    )
+    register("famo", "mtk_combiners.famo:FAMO", "let the losses' logarithms fall alike", paper="arXiv 2306.03792")
+    register("gradnorm", "mtk_combiners.gradnorm:GradNorm", "balance gradient norms", paper="arXiv 1711.02257")
     register("pcgrad", "mtk_combiners.pcgrad:PCGrad", "project conflicting gradients", paper="arXiv 2001.06782")
