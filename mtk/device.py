@@ -39,14 +39,21 @@ class Hardware:
         return asdict(self)
 
 
+def available(device: str) -> bool:
+    """Whether this torch can compute on `cpu`, `cuda` or `mps` here."""
+    if device == "cuda":
+        return torch.cuda.is_available()
+    return device == "cpu" or (device == "mps" and torch.backends.mps.is_available())
+
+
 def choose(config: TrainConfig) -> Hardware:
     """Resolves `auto`. Raises ConfigError for a device that is not there."""
     device = config.device
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    elif device == "cuda" and not torch.cuda.is_available():
+        device = next(name for name in ("cuda", "mps", "cpu") if available(name))
+    elif device == "cuda" and not available(device):
         raise ConfigError("--device cuda: torch sees no CUDA device; use --device cpu or install a CUDA build of torch")
-    elif device == "mps" and not torch.backends.mps.is_available():
+    elif device == "mps" and not available(device):
         raise ConfigError("--device mps: this machine has no Metal device; use --device cpu")
     threads = config.threads or torch.get_num_threads()
     torch.set_num_threads(threads)

@@ -19,8 +19,8 @@ from mtk.checkpoint import (
     save_model,
     save_training,
 )
-from mtk.config import Choice, RunConfig, merge
-from mtk.device import Hardware, choose
+from mtk.config import Choice, RunConfig, make_config, merge
+from mtk.device import Hardware, available, choose
 from mtk.errors import CheckpointError, ConfigError, MTKError
 from mtk.interfaces import Task
 from mtk.run import RunFolder, provenance
@@ -153,7 +153,7 @@ def resume(path: Path, changes: dict[str, Any] | None = None) -> Session:
         hardware = Hardware(**facts["hardware"])
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path / 'run.json'}: damaged, it does not say where the run computed") from error
-    if hardware.device != choose_device(hardware):
+    if not available(hardware.device):
         raise CheckpointError(
             f"{path}: the run was on {hardware.device}, which is not here; start again with --init {path}"
         )
@@ -190,20 +190,8 @@ def fork(checkpoint: Path, config: RunConfig, out: Path, command: str = "") -> S
     return session
 
 
-def choose_device(hardware: Hardware) -> str:
-    """The device of `hardware` where it is here, else another's name."""
-    from mtk.config import TrainConfig
-
-    try:
-        return choose(TrainConfig(device=hardware.device, precision="fp32", threads=hardware.threads)).device  # type: ignore[arg-type]
-    except MTKError:
-        return "none"
-
-
 def refuse_changes(config: RunConfig, changes: dict[str, Any]) -> None:
     """Raises ConfigError that names the first setting that differs from the run's own."""
-    from mtk.config import make_config
-
     if "tasks" in changes and set(changes["tasks"]) != set(config.tasks):
         raise ConfigError(
             f"--resume with changed tasks: the run has {', '.join(config.tasks)}, found {', '.join(changes['tasks'])}; "

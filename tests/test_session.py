@@ -23,7 +23,7 @@ from tests.toy_plugin import config, write_rows
 
 pytestmark = pytest.mark.usefixtures("toys")
 
-COMBINERS = ["sum", "pcgrad", "stateful", "famo"]
+COMBINERS = ["sum", "pcgrad", "stateful", "toy-famo"]
 FRESH = """
 import sys, torch
 from pathlib import Path

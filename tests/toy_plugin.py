@@ -179,7 +179,7 @@ def register_heads(register: Register) -> None:
 @hookimpl
 def register_combiners(register: Register) -> None:
     register("stateful", Stateful, "a toy")
-    register("famo", ToyFAMO, "a toy")
+    register("toy-famo", ToyFAMO, "a toy")
 
 
 @hookimpl
