@@ -19,3 +19,12 @@ def register_combiners(register: Register) -> None:
     register("famo", "mtk_combiners.famo:FAMO", "let the losses' logarithms fall alike", paper="arXiv 2306.03792")
     register("gradnorm", "mtk_combiners.gradnorm:GradNorm", "balance gradient norms", paper="arXiv 1711.02257")
     register("pcgrad", "mtk_combiners.pcgrad:PCGrad", "project conflicting gradients", paper="arXiv 2001.06782")
+    register("nash-mtl", "mtk_combiners.nash_mtl:NashMTL", "the tasks bargain fairly", paper="arXiv 2202.01017")
+    register("fairgrad", "mtk_combiners.fairgrad:FairGrad", "alpha-fair gains for the tasks", paper="arXiv 2402.15638")
+    register(
+        "upgrad", "mtk_combiners.upgrad:UPGrad", "the mean of gradients freed of conflicts", paper="arXiv 2406.16232"
+    )
+    register(
+        "dualproj", "mtk_combiners.dualproj:DualProj", "the mean gradient freed of conflicts", paper="arXiv 1706.08840"
+    )
+    register("graddrop", "mtk_combiners.graddrop:GradDrop", "draw one sign at each parameter", paper="arXiv 2010.06808")
