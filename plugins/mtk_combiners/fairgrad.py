@@ -76,10 +76,10 @@ def _balance(cosines: Any, size: Any, alpha: float) -> Any:
 class FairGrad(GradientCombiner):
     """Weights gradients so that the tasks' gains are alpha-fair (arXiv 2402.15638, algorithm 1).
 
-    alpha: 0 is the plain sum, 1 proportional fairness (the solution of Nash-MTL), 2 the paper's choice in most of its
-    experiments, and towards infinity the smallest gain counts alone; expected 0, or from 0.1 to 10.
+    alpha: 0 is the plain sum, 1 proportional fairness (the solution of Nash-MTL, and the official code's default), 2
+    what that code runs QM9 with; towards infinity the smallest gain counts alone. Expected 0, or from 0.1 to 10.
     Scaling all losses by s scales the update by s^((1 - alpha) / (1 + alpha)): for alpha = 1 its norm is always
-    sqrt(T), and above that it *grows* as gradients shrink, so train with gradient clipping, as the official code does
+    sqrt(T), and above 1 it *grows* as gradients shrink, so train with gradient clipping, as the official code does
     (to norm 1, after a factor T that this one, like the paper, has not). Heads are left as they are.
     """
 

@@ -16,7 +16,7 @@ def nash_mtl_weights(gram: Tensor) -> Tensor:
     """The weights a > 0 of the Nash bargaining solution: gram [T, T] float64 -> [T] float64.
 
     They solve G a = 1 / a: each task's gain <g_i, d> from d = sum(a_i g_i) is the inverse of its weight. Navon et al.,
-    Multi-Task Learning as a Bargaining Game, arXiv 2202.01017, equation 2. The norm of d is sqrt(T).
+    Multi-Task Learning as a Bargaining Game, arXiv 2202.01017, algorithm 1. The norm of d is sqrt(T).
 
     The paper approximates a by a sequence of convex problems. It is exact here, by one: the minimum of
     a^T G a / 2 - sum(log a), which is also FairGrad's system with alpha = 1, whose solver this uses (see there for

@@ -14,14 +14,14 @@ def upgrad_weights(gram: Tensor) -> Tensor:
 
     Each gradient is projected onto the dual cone of all of them, the nearest vector that conflicts with no task, and
     the mean of the projections conflicts with none either. Quinton and Rey, Jacobian Descent for Multi-Objective
-    Optimization, arXiv 2406.16232, equation 5.
+    Optimization, arXiv 2406.16232, where proposition 1 turns a projection into weights.
     """
     tasks = len(gram)
     return project_weights(gram, torch.eye(tasks, dtype=torch.float64)).mean(0)
 
 
 class UPGrad(GradientCombiner):
-    """Projects every gradient onto the cone without conflicts, and averages (arXiv 2406.16232, equation 5).
+    """Projects every gradient onto the cone without conflicts, and averages (arXiv 2406.16232).
 
     The scale is the paper's: without conflicts it equals the `mean` of the shared gradients, 1 / T of what `sum` and
     `pcgrad` give. Weights are never below 1 / T; multiplying one gradient multiplies its own projection alone.
