@@ -28,3 +28,14 @@ def register_combiners(register: Register) -> None:
         "dualproj", "mtk_combiners.dualproj:DualProj", "the mean gradient freed of conflicts", paper="arXiv 1706.08840"
     )
     register("graddrop", "mtk_combiners.graddrop:GradDrop", "draw one sign at each parameter", paper="arXiv 2010.06808")
+    register(
+        "gradvac", "mtk_combiners.gradvac:GradVac", "raise pairs' cosines to their average", paper="arXiv 2010.05874"
+    )
+    register("mgda", "mtk_combiners.mgda:MGDA", "min-norm point of the gradients' hull", paper="arXiv 1810.04650")
+    register("cagrad", "mtk_combiners.cagrad:CAGrad", "best for the worst-off near the mean", paper="arXiv 2110.14048")
+    register(
+        "imtl-g", "mtk_combiners.imtl_g:IMTLG", "equal projections on all gradients", paper="ICLR 2021, IMPnRXEWpvr"
+    )
+    register(
+        "aligned-mtl", "mtk_combiners.aligned_mtl:AlignedMTL", "components of equal length", paper="arXiv 2305.19000"
+    )
