@@ -22,7 +22,7 @@ def update(g):
 
 
 def directly(g):
-    """Equation 6: the weights of tasks 2 to T solve g_1 U^T = a D U^T; the first's makes the sum one."""
+    """The closed form: the weights of tasks 2 to T solve g_1 U^T = a D U^T; the first's makes the sum one."""
     unit = g / g.norm(dim=1, keepdim=True)
     d, u = g[0] - g[1:], unit[0] - unit[1:]
     rest = torch.linalg.solve((d @ u.T).T, u @ g[0])

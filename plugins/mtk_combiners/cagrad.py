@@ -19,7 +19,7 @@ def cagrad_weights(gram: Tensor, c: float) -> Tensor:
 
     d maximises min_t <g_t, d> over ||d - g_0|| <= c ||g_0||, g_0 the mean of the g_t. With w >= 0 of sum one that
     minimises <g_w, g_0> + c ||g_0|| ||g_w||, where g_w = sum_t w_t g_t, it is g_0 + c ||g_0|| g_w / ||g_w||.
-    Liu et al., Conflict-Averse Gradient Descent, arXiv 2110.14048, equation 2 and algorithm 1.
+    Liu et al., Conflict-Averse Gradient Descent, arXiv 2110.14048, algorithm 1.
 
     It is solved exactly by one root search: with s = c ||g_0|| / ||g_w||, the same w gives the min-norm point of the
     convex hull of the g_t + g_0 / s, and s ||g_w(s)|| grows with s. Then d = g_0 + s g_w.

@@ -21,7 +21,7 @@ def gradvac_weights(gram: Tensor, targets: Tensor, beta: float, generator: torch
     cosine p of g_i' and g_j is below the target q[i, j], g_i' gains the multiple of the original g_j that makes it q:
     ||g_i'|| (q sqrt(1 - p^2) - p sqrt(1 - q^2)) / (||g_j|| sqrt(1 - q^2)); and then, whether it was or not,
     q[i, j] becomes (1 - beta) q + beta p. The update is the sum of the g_i'. Wang et al., Gradient Vaccine,
-    arXiv 2010.05874, algorithm 1 and equations 2 to 4.
+    arXiv 2010.05874, algorithm 1.
 
     As in `pcgrad_weights`, g_i' is kept as coefficients c [T] with d [T] = <g_i', g_k> and its squared norm <c, d>.
     """

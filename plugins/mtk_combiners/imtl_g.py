@@ -11,7 +11,7 @@ from mtk import GradientCombiner, StepInfo
 def imtl_g_weights(gram: Tensor) -> Tensor:
     """Weights with sum one whose combination g has the same <g, g_t / ||g_t||> for every t: [T, T] -> [T] float64.
 
-    Liu et al., Towards Impartial Multi-task Learning, ICLR 2021, equation 6. The paper solves T - 1 differences of
+    Liu et al., Towards Impartial Multi-task Learning, ICLR 2021, the closed form. The paper solves T - 1 differences of
     those equations; in terms of the cosines C the same is: w_t = y_t / ||g_t||, C y = 1, scaled to sum one.
     Where C is singular: y is the limit of (C + e I)^-1 1 as e falls to 0, which is pinv(C) 1, or where that does not
     solve C y = 1 (opposite gradients: only zero is impartial) what of 1 lies in the null space of C.
@@ -38,7 +38,7 @@ def imtl_g_weights(gram: Tensor) -> Tensor:
 
 
 class IMTLG(GradientCombiner):
-    """Gives every task the same projection of the update on its gradient (IMTL, ICLR 2021, equation 6, closed form).
+    """Gives every task the same projection of the update on its gradient (IMTL, ICLR 2021, closed form).
 
     The gradient half of IMTL, on the shared parameters themselves rather than on the features that they give; losses
     are not scaled (the other half, IMTL-L). Weights may be negative; they sum to one. As the paper's formula has it,

@@ -50,8 +50,8 @@ def min_norm_weights(points: Array) -> Array:
 def mgda_weights(gram: Tensor, divisors: Tensor | None = None) -> Tensor:
     """min_w ||sum_t w_t g_t / divisors_t||, w >= 0 with sum one: gram [T, T], divisors [T] float64 -> [T] float64.
 
-    Sener and Koltun, Multi-Task Learning as Multi-Objective Optimization, NeurIPS 2018, arXiv 1810.04650, equation 3
-    (Desideri 2012). Their algorithm 2 approaches this by Frank-Wolfe steps; here it is solved exactly.
+    Sener and Koltun, Multi-Task Learning as Multi-Objective Optimization, NeurIPS 2018, arXiv 1810.04650
+    (after Desideri, 2012). Their algorithm 2 approaches this by Frank-Wolfe steps; here it is solved exactly.
     """
     points = points_of(gram)
     if divisors is not None:
