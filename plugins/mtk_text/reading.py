@@ -67,15 +67,19 @@ def read_examples(
     return examples, bad
 
 
-def check_bad_rows(bad: Collection[BadRow], tolerated: int, task: str) -> None:
-    """Raises DataError where a file's unexpected bad rows are more than what is tolerated."""
+def check_bad_rows(bad: Collection[BadRow], tolerated: int, task: str = "") -> None:
+    """Raises DataError where a file's unexpected bad rows are more than what is tolerated.
+
+    task: `NAME` or `NAME=KIND` as `mtk train --task` takes it; empty where no option would help.
+    """
     unexpected = [row for row in bad if not row.known]
     if len(unexpected) <= tolerated:
         return
     first, count = unexpected[0], len(unexpected)
     others = ", ".join(str(row.line) for row in unexpected[1:9]) + (", ..." if count > 9 else "")
     more = f" ({count} bad rows in this file; also in lines {others})" if count > 1 else ""
-    raise DataError(f"{first}{more}; correct the file, or skip such rows with the task option {task}:bad_rows={count}")
+    skip = f", or train with --task {task}:bad_rows={count}" if task else ""
+    raise DataError(f"{first}{more}; mend the file{skip}")
 
 
 def _check_columns(file: Path, columns: tuple[str, ...], layout: Layout, labelled: bool, ids: bool) -> None:

@@ -47,7 +47,7 @@ class FileTask(Task):
         """The rows of a split, read once. Rows of `test` may have no labels. Raises DataError."""
         if split not in self._splits:
             file = self._file(split)
-            self._splits[split] = self._read(file, labelled=split != "test", ids=True)
+            self._splits[split] = self._read(file, labelled=split != "test", own=False)
         return self._splits[split]
 
     def read(self, file: Path) -> Sequence[Example]:
@@ -55,7 +55,7 @@ class FileTask(Task):
 
         A row without an id is named by its line. Raises DataError.
         """
-        return self._read(Path(file), labelled=False, ids=False)
+        return self._read(Path(file), labelled=False, own=True)
 
     def moved(self, data: Path) -> FileTask:
         """The same task on another data folder."""
@@ -73,11 +73,13 @@ class FileTask(Task):
             raise DataError(f"task '{self.name}' has no {split} rows: expected {' or '.join(names[split])} in {origin}")
         return self.source.files[split]
 
-    def _read(self, file: Path, *, labelled: bool, ids: bool) -> tuple[Example, ...]:
+    def _read(self, file: Path, *, labelled: bool, own: bool) -> tuple[Example, ...]:
         layout = Layout(self.columns, self.label, self.target.parse)
-        examples, bad = read_examples(file, layout, labelled=labelled, ids=ids, known=self.known_bad)
+        examples, bad = read_examples(file, layout, labelled=labelled, ids=not own, known=self.known_bad)
         self.bad = [row for row in self.bad if row.file != file] + bad
-        check_bad_rows(bad, self.bad_rows, self.name)
+        # Commands that read a user's own file take no task options.
+        spec = self.name if self.name == self.kind else f"{self.name}={self.kind}"
+        check_bad_rows(bad, self.bad_rows, "" if own else spec)
         if not examples:
             raise DataError(f"{file}: expected rows, found none but bad ones ({len(bad)}); the first: {bad[0]}")
         return tuple(examples)
