@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,18 +88,29 @@ def _delimiter(header: str) -> str:
 
 def _separated(file: Path, text: str, delimiter: str) -> Table:
     # Tab-separated files are read with Python's default, lenient quoting: stray quotes are common in them.
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=delimiter != "\t")
+    lines: list[str] = []
+    source = _noted(io.StringIO(text, newline=""), lines)
+    reader = csv.DictReader(source, delimiter=delimiter, strict=delimiter != "\t")
     try:
         columns = tuple(name.strip() for name in reader.fieldnames or ())
     except csv.Error as error:
         raise DataError(f"{file}:1: the header cannot be read: {error}; {QUOTE_HINT}") from None
     reader.fieldnames = columns
-    return Table(columns, _separated_rows(file, reader, delimiter))
+    return Table(columns, _separated_rows(file, reader, delimiter, lines))
 
 
-def _separated_rows(file: Path, reader: csv.DictReader[str], delimiter: str) -> Iterator[TableRow]:
+def _noted(stream: Iterable[str], lines: list[str]) -> Iterator[str]:
+    """The stream's lines, each of them added to `lines` too."""
+    for line in stream:
+        lines.append(line)
+        yield line
+
+
+def _separated_rows(file: Path, reader: csv.DictReader[str], delimiter: str, lines: list[str]) -> Iterator[TableRow]:
+    """lines: where the reader's source notes what it hands out; emptied here before every row."""
     width, read = len(reader.fieldnames or ()), reader.reader.line_num
     while True:
+        lines.clear()
         try:
             fields: dict[Any, Any] = next(reader)
         except StopIteration:
@@ -112,21 +123,22 @@ def _separated_rows(file: Path, reader: csv.DictReader[str], delimiter: str) -> 
         # A quote that is open at the end of the file holds its last line break too, hence the lower bound.
         before, read = read, reader.reader.line_num  # DictReader's own forgets blank lines
         line = max(before + 1, read - sum(_breaks(value) for value in [*present, *extra]))
-        yield TableRow(line, fields, _ragged(fields, extra, width) or _swallowed(present, delimiter))
+        quoted = any('"' in text for text in lines)
+        yield TableRow(line, fields, _ragged(fields, extra, width, quoted) or _swallowed(present, delimiter))
 
 
 def _breaks(value: str) -> int:
     return max(value.count("\n"), value.count("\r"))
 
 
-def _ragged(fields: dict[Any, Any], extra: list[str], width: int) -> str | None:
+def _ragged(fields: dict[Any, Any], extra: list[str], width: int, quoted: bool) -> str | None:
     missing = sum(value is None for value in fields.values())
     if extra:
         # Columns of one name (the published SST test file has two) share a key, so fields are counted from the header.
         return f"expected {width} fields, found {width + len(extra)}"
     if missing:
         # DictReader pads with None only columns that the row does not reach.
-        return f"expected {width} fields, found {width - missing}; {QUOTE_HINT}"
+        return f"expected {width} fields, found {width - missing}" + (f"; {QUOTE_HINT}" if quoted else "")
     return None
 
 
