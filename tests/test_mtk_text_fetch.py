@@ -136,7 +136,11 @@ def test_answers_that_are_no_file(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"x.csv: the server answered 404 Not Found; is --mirror right\?"):
         get(server.url, tmp_path / "x.csv")
     assert len(server.asked) == 1
-    server.status = [503, 500]
+    server.content = b""
+    with pytest.raises(DataError, match=r"expected the git blob .*, found an empty file"):
+        get(server.url, tmp_path / "x.csv")
+    assert list(tmp_path.iterdir()) == []
+    server.content, server.status = CONTENT, [503, 500]
     assert get(server.url, tmp_path / "x.csv")
 
 
@@ -158,6 +162,7 @@ def test_a_folder_as_mirror(tmp_path: Path) -> None:
     assert get((tmp_path / "mirror").as_uri(), tmp_path / "two" / "x.csv")
     with pytest.raises(DataError, match=r"y.csv: cannot be read: No such file"):
         get(str(tmp_path / "mirror"), tmp_path / "y.csv")
+    assert not (tmp_path / "y.csv.part").exists()
     with pytest.raises(DataError, match=r"expected http://, https://, file:// or a folder, found ftp://"):
         get("ftp://example.org", tmp_path / "y.csv")
 
@@ -207,6 +212,45 @@ def test_the_command(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyP
     result = CliRunner().invoke(app, ["stt", "--mirror", server.url])
     assert isinstance(result.exception, DataError)
     assert "nothing to fetch for 'stt'; did you mean 'sst'?" in str(result.exception)
+
+
+@pytest.mark.parametrize("lacking", [["x-test.csv"], ["x-dev.csv", "x-test.csv"], ["x-train.csv", "y-train.csv"]])
+def test_a_mirror_that_lacks_files(lacking: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def toy(stem: str) -> Published:
+        files = {split: PublishedFile(f"{stem}-{split}.csv", BLOB) for split in ("train", "dev", "test")}
+        return Published("Toy", files, "Me.", "Free.")
+
+    monkeypatch.setattr(command, "PUBLISHED", {"sst": toy("x"), "quora": toy("y")})
+    mirror, to = tmp_path / "mirror", tmp_path / "to"
+    mirror.mkdir()
+    names = [f"{stem}-{split}.csv" for stem in "xy" for split in ("train", "dev", "test")]
+    for name in set(names) - set(lacking):
+        (mirror / name).write_bytes(CONTENT)
+    result = CliRunner().invoke(app, ["sst", "para", "--mirror", str(mirror), "--to", str(to)])
+    assert sorted(path.name for path in to.iterdir()) == sorted(set(names) - set(lacking))
+    assert result.output.count("fetched: ") == 6 - len(lacking)
+    assert ("note: no test rows of sst, train and dev are enough: " in result.output) == ("x-test.csv" in lacking)
+    failed = [name for name in lacking if "test" not in name]
+    assert result.output.count("failed: ") == len(failed)
+    if not failed:
+        assert result.exit_code == 0, result.output
+        return
+    assert isinstance(result.exception, DataError)
+    said = str(result.exception)
+    assert said.startswith(f"4 of 6 files are there; {mirror / failed[0]}: cannot be read: No such file")
+    assert said.endswith(" (and 1 more: y-train.csv)") == (len(failed) == 2)
+
+
+def test_what_had_come_is_said_where_the_mirror_goes_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(base: str, target: Path, *more: object) -> bool:
+        if target.name.startswith("ids-sst-dev"):
+            raise DataError("the disk is full")
+        return True
+
+    monkeypatch.setattr(command, "download", stop)
+    result = CliRunner().invoke(app, ["sst", "--to", str(tmp_path)])
+    assert result.output.splitlines() == [f"fetched: {tmp_path / 'ids-sst-train.csv'}"]
+    assert str(result.exception) == "the disk is full"
 
 
 def test_what_is_published() -> None:

@@ -21,8 +21,16 @@ Advance = Callable[[int, int | None], None]
 """Told after every chunk: bytes had so far, and bytes in all where known."""
 
 
+class FileFault(DataError):
+    """This one file cannot be had from the mirror; others may."""
+
+
 class _Dropped(Exception):
     """The connection broke off; what has come is kept and the next attempt goes on behind it."""
+
+
+class _Refused(_Dropped):
+    """The server is there but has no answer for now."""
 
 
 def blob_id(file: Path) -> str:
@@ -44,8 +52,9 @@ def download(
     attempts: int = 3,
     pause: float = 1.0,
 ) -> bool:
-    """Brings `base`/NAME to `target`; False where the right file is already there. Raises DataError.
+    """Brings `base`/NAME to `target`; False where the right file is already there.
 
+    Raises FileFault where the mirror lacks the file or has another, DataError where no file would come.
     base: a URL, a folder's path or a file:// URL. timeout, pause: seconds, per read and between attempts.
     A transfer that breaks off leaves NAME.part, and the next one goes on from there. A wrong file is deleted.
     """
@@ -54,11 +63,15 @@ def download(
         if target.is_file() and blob_id(target) == blob:
             return False
         target.parent.mkdir(parents=True, exist_ok=True)
-        _receive(base, target.name, part, advance, timeout, attempts, pause)
-        found = blob_id(part)
+        try:
+            _receive(base, target.name, part, advance, timeout, attempts, pause)
+        finally:
+            if part.is_file() and not part.stat().st_size:
+                part.unlink()
+        found = blob_id(part) if part.is_file() else "an empty file"
         if found != blob:
-            part.unlink()
-            raise DataError(
+            part.unlink(missing_ok=True)
+            raise FileFault(
                 f"{base}/{target.name}: expected the git blob {blob}, found {found}; deleted what had come:"
                 " run the command again, or name another --mirror"
             )
@@ -83,7 +96,8 @@ def _receive(base: str, name: str, part: Path, advance: Advance, timeout: float,
             return _stream(f"{base}/{name}", part, advance, timeout)
         except _Dropped as error:
             if attempt == attempts:
-                raise DataError(
+                kind = FileFault if isinstance(error, _Refused) else DataError
+                raise kind(
                     f"{base}/{name}: {error} ({attempts} attempts); run the command again, it goes on from {part}"
                 ) from None
             time.sleep(pause * attempt)
@@ -110,7 +124,7 @@ def _local_chunks(file: Path) -> Iterator[bytes]:
             while chunk := stream.read(CHUNK):
                 yield chunk
     except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
+        raise FileFault(f"{file}: cannot be read: {error.strerror or error}") from None
 
 
 def _stream(url: str, part: Path, advance: Advance, timeout: float) -> None:
@@ -124,8 +138,8 @@ def _stream(url: str, part: Path, advance: Advance, timeout: float) -> None:
         if error.code == 416:  # nothing behind what we have: it is complete, or of another file; the blob id tells
             return
         if error.code in (408, 429, 500, 502, 503, 504):
-            raise _Dropped(f"the server answered {error.code} {error.reason}") from None
-        raise DataError(f"{url}: the server answered {error.code} {error.reason}; is --mirror right?") from None
+            raise _Refused(f"the server answered {error.code} {error.reason}") from None
+        raise FileFault(f"{url}: the server answered {error.code} {error.reason}; is --mirror right?") from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, TimeoutError):

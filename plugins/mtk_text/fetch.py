@@ -4,16 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mtk import DataError, did_you_mean
-from mtk_text.download import download
+from mtk_text.download import FileFault, download
 from mtk_text.published import BASE_URL, COMMIT, PUBLISHED, REPOSITORY, cache_folder
 
 ALIASES = {"para": "quora"}
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What became of one published file: `new` or there before; `fault` says why it did not come."""
+
+    task: str
+    split: str
+    path: Path
+    new: bool = False
+    fault: str = ""
+
+    @property
+    def optional(self) -> bool:
+        """Whether a task can do without it: train and dev are enough."""
+        return self.split == "test"
 
 
 def fetch(
@@ -21,21 +38,24 @@ def fetch(
     folder: Path,
     mirror: str = BASE_URL,
     watch: Callable[[str, int, int | None], None] = lambda name, done, total: None,
-) -> dict[Path, bool]:
-    """Fetches the tasks' files (all tasks where none is named); True where a file came, False where it was there.
+) -> Iterator[Fetched]:
+    """Fetches the tasks' files (all tasks where none is named), and goes on where the mirror lacks one.
 
-    watch: told a file's name, its bytes so far and its bytes in all. Raises DataError.
+    watch: told a file's name, its bytes so far and its bytes in all. Raises DataError where no further file would come:
+    an unknown task, a mirror out of reach, a full disk.
     """
     base = mirror.rstrip("/")
-    came: dict[Path, bool] = {}
     for task in _known(tasks):
-        for file in PUBLISHED[task].files.values():
+        for split, file in PUBLISHED[task].files.items():
 
             def advance(done: int, total: int | None, name: str = file.name, size: int | None = file.size) -> None:
                 watch(name, done, total or size)
 
-            came[folder / file.name] = download(base, folder / file.name, file.blob, advance)
-    return came
+            path = folder / file.name
+            try:
+                yield Fetched(task, split, path, download(base, path, file.blob, advance))
+            except FileFault as error:
+                yield Fetched(task, split, path, fault=str(error))
 
 
 def _known(tasks: Sequence[str]) -> list[str]:
@@ -60,16 +80,33 @@ def fetch_command(
     """Download the published data sets, verified and resumable."""
     folder = (to or cache_folder()).expanduser()
     names = _known(tasks or [])
-    with _progress() as watch:
-        came = fetch(names, folder, mirror, watch)
-    for path, new in came.items():
-        typer.echo(f"{'fetched' if new else 'already there'}: {path}")
-    typer.echo(f"\nEach file is the one of github.com/{REPOSITORY}, data/, commit {COMMIT}, by its git blob id.")
-    for name in names:
+    files: list[Fetched] = []
+    try:
+        with _progress() as watch:
+            files.extend(fetch(names, folder, mirror, watch))
+    finally:  # whatever stopped it, these have come
+        for file in files:
+            typer.echo(_line(file))
+    there = [file for file in files if not file.fault]
+    if there:
+        typer.echo(f"\nEach file is the one of github.com/{REPOSITORY}, data/, commit {COMMIT}, by its git blob id.")
+    for name in dict.fromkeys(file.task for file in there):
         published = PUBLISHED[name]
         typer.echo(f"\n{name}: {published.title}\n  cite:  {published.citation}\n  terms: {published.terms}")
-    if to is not None:
+    if to is not None and there:
         typer.echo(f"\nUse them with --data {folder}, or set MTK_DATA={folder}")
+    failed = [file for file in files if file.fault and not file.optional]
+    if failed:
+        others = f" (and {len(failed) - 1} more: {', '.join(f.path.name for f in failed[1:])})" if failed[1:] else ""
+        raise DataError(f"{len(there)} of {len(files)} files are there; {failed[0].fault}{others}")
+
+
+def _line(file: Fetched) -> str:
+    if file.fault and file.optional:
+        return f"note: no test rows of {file.task}, train and dev are enough: {file.fault}"
+    if file.fault:
+        return f"failed: {file.fault}"
+    return f"{'fetched' if file.new else 'already there'}: {file.path}"
 
 
 @contextmanager
