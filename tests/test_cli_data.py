@@ -38,6 +38,23 @@ def test_tables_are_readable_when_piped(folder: Path) -> None:
     assert "leak: 1 of the 1 sts dev rows also stand in sts train: c\n" in result.output
     assert "sts dev c: [1.5] Two. | One!" in result.output
     assert "…" not in result.output
+    assert "\nlengths: words\n" in result.output
+    assert not [line for line in result.output.splitlines() if line != line.rstrip()]
+
+
+def test_leaks_come_before_duplicates_whose_lists_are_cut(folder: Path) -> None:
+    header = "\tid\tsentence1\tsentence2\tsimilarity\n"
+    rows = [f"0\tr{i:02}\ttext {i % 7}\tother\t1.0\n" for i in range(35)]
+    (folder / "sts-train.csv").write_text(header + "".join(rows))
+    (folder / "sts-dev.csv").write_text(header + rows[0].replace("r00", "c"))
+    lines = run("--data", str(folder), "--task", "sts").output.splitlines()
+    leak = lines.index("leak: 1 of the 1 sts dev rows also stand in sts train: c")
+    same = next(i for i, line in enumerate(lines) if line.startswith("sts train: same text (7)"))
+    assert leak < same
+    assert lines[same].startswith("sts train: same text (7): r00 = r07 = r14 = ..., r01 = ")
+    assert lines[same].endswith("r04 = r11 = r18 = ... and 2 more (--json names all)")
+    split = json.loads(run("--data", str(folder), "--task", "sts", "--json").stdout)["splits"][0]
+    assert [len(group) for group in split["duplicates"]] == [5] * 7
 
 
 def test_a_fault_is_shown_and_ends_in_an_error(folder: Path) -> None:

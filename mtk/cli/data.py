@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(name="data", help="Fetch data sets, and look at them before training.", no_args_is_help=True)
 
 _SHOWN = 5  # bad rows, duplicates or leaks that are named one by one; --json holds all
+_SHOWN_OF_GROUP = 3  # ids of rows with the same text
 _PIPED_WIDTH = 200  # characters, where no terminal says how wide it is
 
 
@@ -145,15 +146,16 @@ def _show(report: DataReport, origins: dict[str, str], counted: str, skipped: di
     for name, reason in skipped.items():
         console.print(f"{name}: skipped: {reason}", soft_wrap=True)
     if report.splits:
-        console.print(_split_table(report, counted))
-    for split in report.splits:
-        _show_findings(console, split)
+        console.print(_split_table(report))
+        console.print(f"lengths: {counted}", style="italic", soft_wrap=True)
     for leak in report.leaks:
         held, other = f"{leak.task} {leak.split}", f"{leak.other_task} {leak.other_split}"
         text = f"leak: {len(leak.ids)} of the {leak.rows:,} {held} rows also stand in {other}: {_some(leak.ids)}"
         console.print(text, soft_wrap=True)
     if report.splits and not report.leaks:
         console.print("no leaks between splits")
+    for split in report.splits:
+        _show_findings(console, split)
     for split in report.splits:
         for row in split.first:
             pair = "" if row.pair is None else f" | {row.pair}"
@@ -163,10 +165,10 @@ def _show(report: DataReport, origins: dict[str, str], counted: str, skipped: di
         console.print(f"fault: {error}", soft_wrap=True)
 
 
-def _split_table(report: DataReport, counted: str) -> Table:
+def _split_table(report: DataReport) -> Table:
     from rich.table import Table
 
-    table = Table(caption=f"lengths: {counted}", caption_justify="left")
+    table = Table()
     for column, justify in (("task", "left"), ("split", "left"), ("rows", "right"), ("labels", "left")):
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
     for column in ("length median / 95% / max", "bad", "same", "contradict"):
@@ -206,10 +208,14 @@ def _show_findings(console: Console, split: SplitReport) -> None:
         console.print(f"and {len(split.bad) - _SHOWN} more bad rows in {split.origin}", soft_wrap=True)
     for groups, what in ((split.duplicates, "same text"), (split.contradictions, "same text under different labels")):
         if groups:
-            shown = _some([" = ".join(group) for group in groups])
+            shown = _some([_same(group) for group in groups])
             console.print(f"{split.task} {split.split}: {what} ({len(groups)}): {shown}", soft_wrap=True)
 
 
-def _some(items: list[Any]) -> str:
-    more = f" and {len(items) - _SHOWN} more" if len(items) > _SHOWN else ""
-    return ", ".join(str(item) for item in items[:_SHOWN]) + more
+def _same(group: list[str]) -> str:
+    return " = ".join(group[:_SHOWN_OF_GROUP] + ["..."] * (len(group) > _SHOWN_OF_GROUP))
+
+
+def _some(items: list[str]) -> str:
+    more = f" and {len(items) - _SHOWN:,} more (--json names all)" if len(items) > _SHOWN else ""
+    return ", ".join(items[:_SHOWN]) + more
