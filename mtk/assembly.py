@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -13,9 +13,11 @@ from mtk import plugins
 from mtk.config import Choice, RunConfig
 from mtk.data import EpochPlan, TaskRows, draw_rows, generator, tokenise
 from mtk.device import Hardware
-from mtk.errors import ConfigError, DataError, did_you_mean
+from mtk.errors import ConfigError, DataError, PluginError, did_you_mean
 from mtk.interfaces import Encoder, Example, GradientCombiner, Head, Mixer, Prediction, Scheduler, Task, TaskContext
 from mtk.model import MultitaskModel
+
+AnyChoice = TypeVar("AnyChoice", bound=Choice)
 
 
 @dataclass
@@ -73,7 +75,53 @@ def assemble(config: RunConfig, hardware: Hardware, encoder: Encoder | None = No
         config.train.seed,
     )
     model = MultitaskModel(encoder, heads).to(hardware.torch_device)
+    config = complete(config, tasks)
     return Parts(config, hardware, tasks, model, train_rows, dev_rows, combiner, scheduler, plan)
+
+
+def complete(config: RunConfig, tasks: Mapping[str, Task]) -> RunConfig:
+    """The configuration with all spelled out that another default, place or environment could change: heads, plugin
+    options (dropouts apart, which `model` sets) and where the rows were found."""
+    heads = {name: config.tasks[name].head or Choice(name=task.default_head) for name, task in tasks.items()}
+    own = {name: spell_out("task", config.tasks[name]) for name in tasks}
+    update: dict[str, Any] = {
+        "tasks": {n: own[n].model_copy(update={"head": spell_out("head", heads[n])}) for n in tasks},
+        "augment": [spell_out("augmentation", choice) for choice in config.augment],
+        "data": config.data.model_copy(update=_found_data(config, tasks)),
+    }
+    for kind in ("encoder", "combiner", "scheduler", "mixer"):
+        update[kind] = spell_out(kind, getattr(config, kind))
+    return config.model_copy(update=update)
+
+
+def spell_out(kind: str, choice: AnyChoice) -> AnyChoice:
+    """The choice with its plugin's defaults written out, where TOML can hold them."""
+    try:
+        known = plugins.options(kind, choice.name)
+    except PluginError:
+        if kind != "encoder":
+            raise
+        return choice  # a folder that is gone, of a run that goes on from its own checkpoint
+    given = {known[0].name if key == "" and known else key: value for key, value in choice.options.items()}
+    defaults = {
+        option.name: option.default
+        for option in known
+        if not option.required
+        and option.name not in ("dropout", *type(choice).model_fields)
+        and isinstance(option.default, str | int | float)
+    }
+    fields = choice.model_dump(exclude_none=True, by_alias=True, exclude=set(choice.options))
+    return type(choice).model_validate({**fields, **defaults, **given})
+
+
+def _found_data(config: RunConfig, tasks: Mapping[str, Task]) -> dict[str, Any]:
+    sources = [task.source for task in tasks.values()]
+    if all(source.sample for source in sources):
+        return {"sample": "always"}
+    folders = {file.resolve().parent for source in sources for file in source.files.values()}
+    if config.data.folder is None and len(folders) == 1 and not any(source.sample for source in sources):
+        return {"sample": "never", "folder": str(folders.pop())}
+    return {}
 
 
 def is_trained(config: RunConfig, task: Task) -> bool:
@@ -110,7 +158,7 @@ def build_heads(config: RunConfig, tasks: Mapping[str, Task], hidden_size: int) 
         with torch.random.fork_rng():
             torch.manual_seed(generator(config.train.seed, "head", name).initial_seed())
             head: Head = plugins.build("head", choice.name, hidden_size, task.target, **options)
-        if getattr(head, "pairs_only", False) and not task.paired:
+        if head.pairs_only and not task.paired:
             raise ConfigError(
                 f"head '{choice.name}' compares two texts, but task '{name}' has one; use --head {name}=linear"
             )

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from mtk import formats, plugins
 from mtk.building import one_line
-from mtk.config import RunConfig
 from mtk.errors import CheckpointError
 from mtk.interfaces import Encoder
 from mtk.model import MultitaskModel
@@ -79,7 +78,7 @@ def why_not_written(error: BaseException) -> str | None:
 # ---------------------------------------------------------------------------------------------- the model
 
 
-def save_model(folder: Path, model: MultitaskModel, config: RunConfig, extra: Mapping[str, Any]) -> None:
+def save_model(folder: Path, model: MultitaskModel, extra: Mapping[str, Any]) -> None:
     """Encoder, heads and what is needed to build them again, into an existing folder."""
     (folder / "encoder").mkdir()
     model.encoder.save(folder / "encoder")

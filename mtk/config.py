@@ -137,6 +137,8 @@ class RunConfig(Section):
         for name, task in tasks.items():
             if not NAME.fullmatch(name):
                 raise ValueError(f"expected a task name of lower-case letters, digits, - and _, found '{name}'")
+            if name == "aggregate":
+                raise ValueError("a task cannot be named 'aggregate': that is the mean of all; name it apart")
             task.name = task.name or name
         return tasks
 

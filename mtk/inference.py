@@ -20,7 +20,7 @@ from mtk.evaluation import Scores, predict, predict_together, score
 from mtk.interfaces import Example, Prediction, Source, Task, TaskContext
 from mtk.model import MultitaskModel
 from mtk.rows import Row, can_read, found_in, numbered, to_example, wanted_by
-from mtk.run import RunFolder
+from mtk.run import RunFolder, check_plugins
 
 
 @dataclass(frozen=True)
@@ -162,6 +162,7 @@ def load(
     """
     folder = RunFolder.open(Path(run))
     config, facts = folder.config, folder.facts
+    check_plugins(folder.path, facts)
     best = folder.best
     if not best.is_dir():
         status = facts.get("status", "unknown")

@@ -226,11 +226,13 @@ class Head(nn.Module, ABC):
     """Reads features, gives outputs and a loss. Built with (hidden_size, target).
 
     reads: `cross` (a pair is one sequence) or `bi` (each text is encoded by itself).
-    needs_tokens: wants Features.tokens. views: how many dropout views of each row it wants while training.
+    needs_tokens: wants Features.tokens. pairs_only: has no use for a task of single texts.
+    views: how many dropout views of each row it wants while training.
     """
 
     reads: ClassVar[Literal["cross", "bi"]] = "cross"
     needs_tokens: ClassVar[bool] = False
+    pairs_only: ClassVar[bool] = False
     views: int = 1
 
     def __init__(self, hidden_size: int, target: Target) -> None:

@@ -16,7 +16,7 @@ from typing import IO, Any
 from mtk import __version__, formats, plugins
 from mtk.checkpoint import settle, why_not_written
 from mtk.config import RunConfig, make_config, read_toml
-from mtk.errors import CheckpointError, ConfigError
+from mtk.errors import CheckpointError, ConfigError, PluginError
 from mtk.interfaces import Task
 from mtk.training import EpochDone, Event, Position, StepDone
 
@@ -27,6 +27,9 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._log: IO[str] | None = None
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -194,6 +197,11 @@ class RunFolder:
         write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
 
+def this_process() -> dict[str, Any]:
+    """Who trains: `mtk runs` tells a run that goes on from one that was killed by it."""
+    return {"host": platform.node(), "pid": os.getpid()}
+
+
 def write_atomically(file: Path, text: str) -> None:
     """A new file in place of the old one. Raises CheckpointError; the old one then stands."""
     new = file.with_name(f".{file.name}.new")
@@ -230,8 +238,29 @@ def provenance(config: RunConfig, tasks: Mapping[str, Task]) -> dict[str, Any]:
     return {
         "versions": {"python": platform.python_version(), **{p: v for p in packages if (v := _version(p))}},
         "plugins": origins,
-        "data": {name: _data(task) for name, task in tasks.items()},
+        "data": data_facts(tasks),
     }
+
+
+def data_facts(tasks: Mapping[str, Task]) -> dict[str, Any]:
+    """Where every task's rows came from, with the SHA-256 of each file."""
+    return {name: _data(task) for name, task in tasks.items()}
+
+
+def check_plugins(path: Path, facts: Mapping[str, Any]) -> None:
+    """Raises PluginError that names the package where a plugin that the run used is not installed."""
+    for plugin, origin in facts.get("plugins", {}).items():
+        kind, _, name = plugin.partition(" ")
+        if kind == "encoder":  # a checkpoint has its own, under its own name
+            continue
+        try:
+            plugins.find(kind, name)
+        except PluginError as error:
+            package = str(origin).partition(" ")[0]
+            raise PluginError(
+                f"{path}: the run uses the {kind} '{name}' of {origin}, which is not here; "
+                f"pip install {package} ({error})"
+            ) from error
 
 
 def _version(package: str) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mtk.assembly import Parts, assemble
+from mtk.assembly import Parts, assemble, spell_out
 from mtk.building import one_line
 from mtk.checkpoint import (
     load_encoder,
@@ -23,7 +23,7 @@ from mtk.config import Choice, RunConfig, make_config, merge
 from mtk.device import Hardware, available, choose
 from mtk.errors import CheckpointError, ConfigError, MTKError
 from mtk.interfaces import Task
-from mtk.run import RunFolder, provenance
+from mtk.run import RunFolder, check_plugins, data_facts, provenance, this_process
 from mtk.training import EpochDone, Event, Finished, StepDone, Training
 
 
@@ -85,7 +85,7 @@ class Session:
                 for name, choice in self.parts.config.tasks.items()
             }
         }
-        save_model(folder, self.parts.model, self.parts.config, description)
+        save_model(folder, self.parts.model, description)
 
     def _save_last(self) -> None:
         assert self.folder is not None
@@ -108,11 +108,15 @@ def start(config: RunConfig, out: Path | None, command: str = "") -> Session:
     """A new run; without `out` a dry one, which builds everything and writes nothing. Raises MTKError children."""
     if out is not None:
         RunFolder.check_out(out)
-    hardware = choose(config.train)
+    parts, fresh = _assemble_new(config, choose(config.train))
+    return Session(parts, None if out is None else _new_folder(out, parts, command), fresh)
+
+
+def _assemble_new(config: RunConfig, hardware: Hardware) -> tuple[Parts, list[str]]:
+    """The parts of a run at its first step, and the heads that a warm start could not fill."""
     init, config = _init_folder(config)
     parts = assemble(config, hardware, encoder=None if init is None else load_encoder(init, _dropout(config)))
-    fresh = [] if init is None else load_matching(init, parts.model)
-    return Session(parts, None if out is None else _new_folder(out, parts, command), fresh)
+    return parts, [] if init is None else load_matching(init, parts.model)
 
 
 def _new_folder(out: Path, parts: Parts, command: str, **facts: Any) -> RunFolder:
@@ -124,6 +128,7 @@ def _new_folder(out: Path, parts: Parts, command: str, **facts: Any) -> RunFolde
         command=command,
         seed=config.train.seed,
         started=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        process=this_process(),
         hardware=parts.hardware.to_dict(),
         select_on=config.train.select_on,
         **facts,
@@ -137,15 +142,13 @@ def resume(path: Path, changes: dict[str, Any] | None = None) -> Session:
     changes: settings that the user gave beside `--resume`; any that differ from the run's own are refused.
     """
     folder = RunFolder.open(path)
-    config = folder.config
-    refuse_changes(config, changes or {})
-    if not folder.last.exists():
-        raise CheckpointError(
-            f"{path}: the run has no last/ checkpoint to resume from; start it again with another --out"
-        )
     facts = folder.facts
-    state = load_training(folder.last)
-    if ended := state["position"].get("ended"):
+    check_plugins(path, facts)
+    config = with_data_of(folder.config, changes := dict(changes or {}))
+    refuse_changes(config, changes)
+    state = load_training(folder.last) if folder.last.exists() else None
+    if state and (ended := state["position"].get("ended")):
+        folder.update(status="finished")  # a run that was killed just before it could say so
         raise ConfigError(
             f"{path}: the run is finished ({ended}); for more training start a new run with --init {path}"
         )
@@ -157,12 +160,16 @@ def resume(path: Path, changes: dict[str, Any] | None = None) -> Session:
         raise CheckpointError(
             f"{path}: the run was on {hardware.device}, which is not here; start again with --init {path}"
         )
-    parts = assemble(config, hardware.apply(), encoder=load_encoder(folder.last))
-    load_heads(folder.last, parts.model.heads)
-    check_data(path, facts, provenance(config, parts.tasks))
-    session = Session(parts, folder)
+    if state is None:  # it was cut off before its first checkpoint: the same run from its first step
+        parts, fresh = _assemble_new(config, hardware.apply())
+    else:
+        parts, fresh = assemble(config, hardware.apply(), encoder=load_encoder(folder.last)), []
+        load_heads(folder.last, parts.model.heads)
+    check_data(path, facts, data_facts(parts.tasks))
+    session = Session(parts, folder, fresh)
     try:
-        session.training.load_state_dict(state)
+        if state is not None:
+            session.training.load_state_dict(state)
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
             f"{folder.last}: the training state is damaged or another version's ({one_line(repr(error))}); start a new "
@@ -170,8 +177,24 @@ def resume(path: Path, changes: dict[str, Any] | None = None) -> Session:
         ) from error
     session._seconds = float(facts.get("seconds", 0.0))
     folder.rewind(session.training.position)
-    folder.update(status="running")
+    folder.update(status="running", process=this_process())
     return session
+
+
+def with_data_of(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
+    """The run's configuration with the data folder taken out of `changes`: the same files may have moved, and their
+    hashes are checked."""
+    data = dict(changes.pop("data", {}))
+    folder, sample = data.pop("folder", None), data.pop("sample", None)
+    if folder is not None and config.data.folder is not None:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"folder": folder})})
+    elif folder is not None:
+        data["folder"] = folder
+    if sample is not None and (sample == "always") != (config.data.sample == "always"):
+        data["sample"] = sample
+    if data:
+        changes["data"] = data
+    return config
 
 
 def fork(checkpoint: Path, config: RunConfig, out: Path, command: str = "") -> Session:
@@ -218,7 +241,7 @@ def check_data(path: Path, facts: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuses to resume on other data. Raises ConfigError that names task and split."""
     for name, recorded in facts.get("data", {}).items():
         for split, file in recorded["files"].items():
-            found = now["data"].get(name, {}).get("files", {}).get(split)
+            found = now.get(name, {}).get("files", {}).get(split)
             if split in ("train", "dev") and found != file:
                 raise ConfigError(
                     f"{path}: the {split} rows of task '{name}' are not those the run was trained on "
@@ -244,7 +267,8 @@ def _init_folder(config: RunConfig) -> tuple[Path | None, RunConfig]:
 
 
 def _kind(encoder: Choice) -> tuple[str, dict[str, str]]:
-    return encoder.name, {key: str(value) for key, value in encoder.options.items() if key != "dropout"}
+    options = spell_out("encoder", encoder).options
+    return encoder.name, {key: str(value) for key, value in options.items() if key != "dropout"}
 
 
 def _dropout(config: RunConfig) -> Any:

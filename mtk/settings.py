@@ -65,20 +65,59 @@ def tree_of(
             continue
         if name not in KEYS:
             raise ConfigError(f"unknown setting '{name}'{did_you_mean(name, [*KEYS, *PER_TASK])}")
-        if name in ("data", "init"):  # the run's configuration must hold from any working directory
-            value = str(Path(value).expanduser().resolve())
+        if name == "sample" and isinstance(value, bool):
+            value = "always" if value else "never"
         _put(over, KEYS[name], value)
+    if flat.get("data") is not None:
+        if over["data"].get("sample") == "always":
+            raise ConfigError(f"--data {flat['data']} and --sample: rows come from one of them; leave out the other")
+        over["data"].setdefault("sample", "never")
     tree = merge(tree, over)
     names = list(tree.get("tasks", {}))
     for key, convert in (("head", _text), ("batch_size", _whole), ("task_weight", _number)):
         _per_task(tree, names, key, flat.get(key), convert)
-    return merge(tree, parse_settings(settings))
+    tree = merge(tree, parse_settings(settings))
+    stray = [name for name in tree.get("tasks", {}) if name not in names]
+    if tasks and stray:
+        raise ConfigError(f"--set tasks.{stray[0]}: no such task in this run{did_you_mean(stray[0], names)}")
+    return absolute(tree)
+
+
+def absolute(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree with its folders absolute, so that the run's configuration holds from any working directory."""
+    out = dict(tree)
+    if isinstance(data := out.get("data"), Mapping) and isinstance(data.get("folder"), str | Path):
+        out["data"] = {**data, "folder": str(Path(data["folder"]).expanduser().resolve())}
+    if isinstance(out.get("init"), str | Path):
+        out["init"] = str(Path(out["init"]).expanduser().resolve())
+    if isinstance(encoder := out.get("encoder"), str):
+        name, options = parse_spec(encoder)
+        out["encoder"] = {"name": name, **options}
+    if isinstance(encoder := out.get("encoder"), Mapping):
+        registered = {n for r in plugins.registered("encoder").values() for n in r.names}
+        out["encoder"] = {
+            key: str(Path(value).expanduser().resolve())
+            if key in ("name", "source", "") and value not in registered and _is_folder(value)
+            else value
+            for key, value in encoder.items()
+        }
+    return out
+
+
+def _is_folder(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and Path(value).expanduser().is_dir()
+    except (OSError, RuntimeError, ValueError):
+        return False
 
 
 def configure(**settings: Any) -> RunConfig:
     """`tree_of`, validated. Raises ConfigError."""
     file = settings.get("config")
     tree = tree_of(**settings)
+    if not tree.get("tasks") and tree.get("init"):  # a warm start without tasks: those of that run
+        file = Path(tree["init"]) / "config.toml"
+        tree["tasks"] = read_toml(file).get("tasks", {}) if file.exists() else {}
     if not tree.get("tasks"):
         known = ", ".join(sorted(plugins.registered("task")))
         raise ConfigError(f"no task: expected at least one --task NAME; known tasks: {known}")
@@ -90,6 +129,8 @@ def task_choice(spec: str) -> tuple[str, dict[str, Any]]:
     name, equals, rest = spec.partition("=")
     if not equals or ":" in name or "/" in name:
         name, rest = "", spec
+    elif not name:
+        raise ConfigError(f"--task {spec}: expected NAME=KIND, found no name")
     kind, options = parse_spec(rest)
     registration, _ = plugins.find("task", kind)
     exact = kind in registration.names
@@ -130,12 +171,20 @@ def _per_task(
     field = {"task_weight": "weight"}.get(key, key)
     for name, value in items:
         if name is not None and name not in names:
+            name = _canonical(name, names)
+        if name is not None and name not in names:
             raise ConfigError(f"{option} {name}={value}: no such task in this run{did_you_mean(name, names)}")
         if name is None and key == "batch_size":
             _put(tree, "train.batch_size", convert(value, option))
             continue
         for task in names if name is None else [name]:
             tree["tasks"][task] = {**tree["tasks"][task], field: convert(value, option)}
+
+
+def _canonical(name: str, names: Sequence[str]) -> str:
+    """A task's own name for an alias of it; any other name as it is."""
+    registered = plugins.registered("task").values()
+    return next((r.name for r in registered if name in r.names and r.name in names), name)
 
 
 def _whole(value: Any, option: str) -> int:

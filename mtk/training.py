@@ -22,7 +22,10 @@ Reason = Literal["epochs", "patience", "max_steps", "stopped"]
 
 @dataclass(frozen=True)
 class StepDone:
-    """One optimizer step: losses are means over the step's labelled items; `done` of `total` steps are behind us."""
+    """One optimizer step; `done` of `total` steps are behind us.
+
+    losses: means over the step's labelled items, times the task's weight.
+    """
 
     epoch: int
     step: int
@@ -172,7 +175,8 @@ class Training:
             at.best, at.best_epoch, at.bad_epochs = selected, at.epoch, 0
         else:
             at.bad_epochs += 1
-        losses = {name: total / count for name, (total, count) in at.loss_sums.items()}
+        means = {name: total / count for name, (total, count) in at.loss_sums.items()}
+        losses = {name: means[name] for name in parts.train if name in means}
         event = EpochDone(at.epoch, at.done, losses, scores, selected, is_best, at.rows, time.perf_counter() - start)
         at.epoch += 1
         at.step, at.rows, at.loss_sums = 0, 0, {}

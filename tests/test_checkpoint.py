@@ -51,7 +51,7 @@ def write(value: float):
     def save(folder: Path) -> None:
         made = model()
         nn.init.constant_(made.heads["a"].out.weight, value)
-        save_model(folder, made, None, {"tasks": {}})
+        save_model(folder, made, {"tasks": {}})
         save_training(folder, {**STATE, "value": value})
 
     return save
@@ -131,7 +131,7 @@ def test_a_tokenizer_that_finds_no_room(tmp_path, monkeypatch):
 
     monkeypatch.setattr(made.encoder, "save", save)
     with pytest.raises(CheckpointError, match="no space left on the device"):
-        replace_folder(tmp_path / "last", lambda new: save_model(new, made, None, {}))
+        replace_folder(tmp_path / "last", lambda new: save_model(new, made, {}))
     assert value_of(tmp_path / "last") == 1.0
     assert [p.name for p in tmp_path.iterdir()] == ["last"]
 
@@ -224,7 +224,7 @@ def test_a_head_with_tied_weights_is_saved(tmp_path):
     tied = model()
     tied.heads["a"].again = tied.heads["a"].out
     tmp_path.joinpath("x").mkdir()
-    save_model(tmp_path / "x", tied, None, {})
+    save_model(tmp_path / "x", tied, {})
     load_heads(tmp_path / "x", tied.heads)
 
 

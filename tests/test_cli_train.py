@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from mtk import notices
 from mtk.cli.app import run
 
 SMALL = [
@@ -47,7 +48,7 @@ def fails(capsys, *arguments: str) -> str:
 def test_the_main_job(capsys):
     assert run([*TRAIN, "--combiner", "pcgrad", "--epochs", "2", "--out", "demo"]) == 0
     printed = capsys.readouterr().out
-    assert printed.count("BUILT-IN SAMPLE DATA") == 2  # before and after: nobody can miss it
+    assert printed.count(notices.SAMPLE) == 2  # before and after: nobody can miss it
     for part in ("rows/epoch", "truncated", "shared parameters", "epoch 2/2 done", "aggregate", "run folder: demo"):
         assert part in printed
     facts = json.loads(Path("demo/run.json").read_text())
@@ -272,3 +273,55 @@ def test_a_broken_plugin_is_warned_of_and_left_out(capsys, monkeypatch):
     monkeypatch.setattr(plugins, "broken", lambda: [Broken("bad", "mtk-bad", "1", "it does not import: no module x")])
     assert run([*TRAIN, "--max-steps", "2", "--out", "fine"]) == 0
     assert "plugin 'bad' is broken and left out: it does not import" in capsys.readouterr().err
+
+
+def test_the_configuration_says_where_the_rows_came_from(capsys, monkeypatch, tmp_path):
+    from mtk_text.sources import SAMPLE
+
+    monkeypatch.setenv("MTK_DATA", str(SAMPLE))
+    assert run(["train", "--task", "sts", *SMALL, "--out", "here"]) == 0
+    monkeypatch.delenv("MTK_DATA")
+    tree = tomllib.loads(Path("here/config.toml").read_text())
+    assert tree["data"]["folder"] == str(SAMPLE) and tree["data"]["sample"] == "never"
+    assert tree["mixer"] == {"name": "capped", "rows": 8000} and tree["tasks"]["sts"]["head"]["name"] == "linear"
+    assert run(["train", "--config", "here/config.toml", "--out", "again"]) == 0
+    assert run(["evaluate", "again", "--task", "sts"]) == 0
+    assert "BUILT-IN SAMPLE" not in capsys.readouterr().out
+    assert run([*TRAIN, "--out", "sample"]) == 0
+    monkeypatch.setenv("MTK_DATA", str(tmp_path))
+    assert run(["train", "--config", "sample/config.toml", "--out", "sample-again"]) == 0
+    assert run(["train", "--init", "sample", "--sample", "--max-steps", "2", *SMALL[4:], "--out", "warm"]) == 0
+    assert tomllib.loads(Path("warm/config.toml").read_text())["tasks"].keys() == {"sst", "sts"}
+
+
+def test_a_run_goes_on_from_elsewhere_with_its_own_encoder(capsys, monkeypatch, tmp_path):
+    import shutil
+
+    assert run([*TRAIN, "--out", "first"]) == 0
+    shutil.copytree("first/best/encoder", "weights")
+    from mtk import session
+    from mtk.settings import configure
+
+    begun = session.start(
+        configure(tasks=["sst"], sample="always", encoder="weights", max_train_rows=48, epochs=2, threads=1),
+        tmp_path / "cut",
+    )
+    for event in begun.run():
+        if getattr(event, "done", 0) == 2:
+            begun.stop()
+    shutil.rmtree("weights")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert run(["train", "--resume", str(tmp_path / "cut")]) == 0
+
+
+def test_a_dead_run_is_not_called_running(capsys):
+    assert run([*TRAIN, "--out", "runs/dead"]) == 0
+    facts = json.loads(Path("runs/dead/run.json").read_text())
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    facts |= {"status": "running", "process": {**facts["process"], "pid": gone.pid}}
+    Path("runs/dead/run.json").write_text(json.dumps(facts))
+    capsys.readouterr()
+    assert run(["runs"]) == 0
+    assert "interrupted" in capsys.readouterr().out

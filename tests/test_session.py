@@ -245,8 +245,18 @@ def test_resume_refuses_changed_data(tmp_path):
 def test_resume_refuses_what_is_no_run(tmp_path):
     refused(CheckpointError, "no such run folder", path=tmp_path / "nowhere")
     refused(CheckpointError, "not a run folder", path=tmp_path)
+
+
+def test_a_run_that_died_before_its_first_checkpoint_starts_over(tmp_path):
     run = session.start(config(), tmp_path / "young")
-    refused(CheckpointError, "no last/ checkpoint", path=run.folder.path)
+    events = run.run()
+    for _ in range(3):
+        next(events)
+    run.folder.flush()
+    events.close()
+    run_all(session.resume(tmp_path / "young"))
+    run_all(session.start(config(), tmp_path / "whole"))
+    same_run(tmp_path / "young", tmp_path / "whole")
 
 
 @pytest.fixture

@@ -50,6 +50,26 @@ def test_folders_hold_from_any_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert configure(tasks=["sst"], data="rows").data.folder == str(tmp_path / "rows")
 
+    (tmp_path / "weights").mkdir()
+    for spec in ("weights", "bert:weights", "bert:source=weights"):
+        encoder = configure(tasks=["sst"], encoder=spec).encoder
+        assert str(tmp_path / "weights") in (encoder.name, *encoder.options.values())
+    assert configure(tasks=["sst"], settings=["data.folder=rows"]).data.folder == str(tmp_path / "rows")
+
+
+def test_names_of_aliases_and_of_no_task(tmp_path):
+    assert configure(tasks=["para"], batch_size="para=4").batch_size("quora") == 4
+    for settings, said in (
+        ({"settings": ["tasks.sts.trained=false"]}, "no such task in this run"),
+        ({"sample": True, "data": "x"}, "leave out the other"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            configure(tasks=["sst"], **settings)
+    with pytest.raises(ConfigError, match="cannot be named 'aggregate'"):
+        configure(tasks=["aggregate=sst"])
+    with pytest.raises(ConfigError, match="found no name"):
+        configure(tasks=["=sst"])
+
 
 def test_an_unknown_setting_names_the_nearest():
     with pytest.raises(ConfigError, match="unknown setting 'epoch'; did you mean 'epochs'"):

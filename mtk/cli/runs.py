@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mtk import formats
+from mtk import formats, notices
 
 
 def runs(
@@ -78,7 +79,7 @@ def _facts(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
     known = {} if scores is None else {n: scores["tasks"][n][metric] for n, metric in scores["primary"].items()}
     finished_one = "best_epoch" in facts
     return {
-        "status": facts.get("status", "unknown"),
+        "status": _status(facts),
         "problem": None if (path / "best").is_dir() or not finished_one else "best/ is missing",
         "tasks": list(config.tasks),
         "encoder": config.encoder.name,
@@ -95,6 +96,19 @@ def _facts(path: Path, facts: dict[str, Any]) -> dict[str, Any]:
         "sample": [name for name, found in facts.get("data", {}).items() if found.get("sample")],
         "seconds": facts.get("seconds"),
     }
+
+
+def _status(facts: dict[str, Any]) -> str:
+    """The recorded status; `interrupted` for a run whose process on this machine is gone."""
+    status, process = str(facts.get("status", "unknown")), facts.get("process", {})
+    if status == "running" and process.get("host") == platform.node():
+        try:
+            os.kill(int(process["pid"]), 0)
+        except ProcessLookupError:
+            return "interrupted"
+        except PermissionError:
+            return status
+    return status
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -148,7 +162,7 @@ def _show(found: list[dict[str, Any]]) -> None:
     if problems:
         typer.echo("\n" + "\n".join(problems))
     if any(run.get("sample") for run in found):
-        typer.echo("\nSAMPLE: scores on the built-in sample compare with nothing.")
+        typer.echo(f"\n{notices.SAMPLE}")
 
 
 def _line(run: dict[str, Any]) -> tuple[str, ...]:
