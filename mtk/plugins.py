@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import os
+import re
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ class EntryPoint(Protocol):
 class Plugins:
     """A set of plugins, loaded at the first question. `entry_points` takes the place of the installed packages'.
 
-    The environment's MTK_DISABLE_PLUGINS=name,name leaves entry points out.
+    The environment's MTK_DISABLE_PLUGINS=name,name leaves out entry points, and distributions with all of theirs; a
+    name that is neither is among `broken()`.
     """
 
     def __init__(self, entry_points: Iterable[EntryPoint] | None = None) -> None:
@@ -140,10 +142,23 @@ class Plugins:
             points = self._entry_points
             if points is None:
                 points = importlib.metadata.entry_points(group="mtk")
-            disabled = {name.strip() for name in os.environ.get("MTK_DISABLE_PLUGINS", "").split(",")}
-            origins = [(point, *_origin(point)) for point in points if point.name not in disabled]
+            origins = self._enabled([(point, *_origin(point)) for point in points])
             for point, distribution, version in sorted(origins, key=lambda o: (o[1] != _BUILT_IN, o[1])):
                 self._take(point.name, point.load, distribution, version)
+
+    def _enabled(self, origins: list[tuple[EntryPoint, str, str]]) -> list[tuple[EntryPoint, str, str]]:
+        """What MTK_DISABLE_PLUGINS leaves. A name in it that matches nothing is noted as a broken plugin."""
+        given = [name.strip() for name in os.environ.get("MTK_DISABLE_PLUGINS", "").split(",")]
+        disabled = {name for name in given if name}
+        names = {point.name for point, _, _ in origins}
+        distributions = {_canonical(distribution): distribution for _, distribution, _ in origins if distribution}
+        for name in sorted(disabled):
+            if name not in names and _canonical(name) not in distributions:
+                near = did_you_mean(name, {*names, *distributions.values()})
+                reason = f"MTK_DISABLE_PLUGINS names it, but no installed plugin or distribution is called so{near}"
+                self._broken.append(Broken(name, "", "", reason))
+        away = {_canonical(name) for name in disabled}
+        return [o for o in origins if o[0].name not in disabled and not (o[1] and _canonical(o[1]) in away)]
 
     def _take(self, name: str, load: Callable[[], Any], distribution: str, version: str) -> None:
         """Loads one plugin. What it registers counts only once all of it is sound."""
@@ -165,6 +180,11 @@ class Plugins:
 def _origin(point: EntryPoint) -> tuple[str, str]:
     distribution = getattr(point, "dist", None)
     return (distribution.name, distribution.version) if distribution else ("", "")
+
+
+def _canonical(distribution: str) -> str:
+    """A distribution's name as package indexes compare it."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 _default: Plugins | None = None

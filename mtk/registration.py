@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,12 +102,32 @@ class Collector:
     def _call(self, caller: pluggy.HookCaller) -> None:
         kind = caller.name.removeprefix("register_").removesuffix("s")
         try:
-            caller(register=self.command if kind == "command" else partial(self.register, kind))
+            function = self.command if kind == "command" else partial(self.register, kind)
+            caller(register=self._checked(caller.name, function))
         except PluginError:
             raise
         except Exception as error:
             where = f"plugin '{self.origin[0]}', hook '{caller.name}'"
             raise PluginError(f"{where}: {type(error).__name__}: {error}") from error
+
+    def _checked(self, hook: str, function: Callable[..., None]) -> Callable[..., None]:
+        """The function, with a call that does not fit it said in the plugin's own terms."""
+        signature = inspect.signature(function)
+
+        def register(*values: Any, **named: Any) -> None:
+            unknown = [name for name in named if name not in signature.parameters]
+            try:
+                signature.bind(*values, **named)
+            except TypeError as error:
+                name = values[0] if values else named.get("name", named.get("path", ""))
+                if not unknown:
+                    place = f"plugin '{self.origin[0]}', hook '{hook}', name {name!r}"
+                    raise PluginError(f"{place}: register: {error}") from error
+                near = did_you_mean(unknown[0], signature.parameters)
+                raise fault(self.origin[0], hook, name, unknown[0], f"register takes no such argument{near}") from error
+            function(*values, **named)
+
+        return register
 
     def register(
         self,

@@ -301,7 +301,16 @@ WRONG = {
     "accepts": (one("a", Weighted, "x", accepts="*"), f"{HOOK}, name 'a', argument 'accepts'"),
     "aliases": (one("a", Weighted, "x", aliases="ab"), f"{HOOK}, name 'a', argument 'aliases'"),
     "paper": (one("a", Weighted, "x", paper=None), f"{HOOK}, name 'a', argument 'paper'"),
-    "too few": (one("a", Weighted), f"{HOOK}: TypeError: "),
+    "too few": (one("a", Weighted), f"{HOOK}, name 'a': register: missing a required argument: 'summary'"),
+    "too many": (one("a", Weighted, "x", "y"), f"{HOOK}, name 'a': register: too many positional arguments"),
+    "unknown argument": (
+        one("a", Weighted, "x", papr="y"),
+        f"{HOOK}, name 'a', argument 'papr': register takes no such argument; did you mean 'paper'?",
+    ),
+    "unknown argument of a command": (
+        one("a", print, "x", hook="register_commands", sumary="y"),
+        "name 'a', argument 'sumary': register takes no such argument; did you mean 'summary'?",
+    ),
     "twice": (plugin("register_combiners", ("a", Weighted, "x"), ("a", Weighted, "x")), "from plugin 'toy'"),
     "path": (one("Data", print, "x", hook="register_commands"), "name 'Data', argument 'path'"),
     "command": (one("data", 3, "x", hook="register_commands"), "name 'data', argument 'command'"),
@@ -347,11 +356,25 @@ def test_commands_and_their_duplicates() -> None:
 
 
 def test_disabled_and_added(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MTK_DISABLE_PLUGINS", "toy, other")
+    monkeypatch.setenv("MTK_DISABLE_PLUGINS", "toy, ")
     found = combiners(("a", Weighted, "x"))
     assert found.registered("combiner") == {} and found.broken() == []
     found.add("mine", plugin("register_combiners", ("b", Weighted, "x")))
     assert list(found.registered("combiner")) == ["b"]
+
+
+def test_a_distribution_is_disabled_by_its_name_and_an_unknown_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = types.SimpleNamespace(name="My_Plugins", version="1")
+    module = plugin("register_combiners", ("a", Weighted, "x"))
+    points = [Point("one", module, mine), Point("two", module, mine), Point("three", module)]
+    monkeypatch.setenv("MTK_DISABLE_PLUGINS", "my-plugins,thre")
+    found = Plugins(points)
+    assert [r.plugin for r in found.registered("combiner").values()] == ["three"]
+    (notice,) = found.broken()
+    assert notice.plugin == "thre"
+    assert notice.reason == (
+        "MTK_DISABLE_PLUGINS names it, but no installed plugin or distribution is called so; did you mean 'three'?"
+    )
 
 
 def test_installed_plugins_are_sound() -> None:
