@@ -116,9 +116,10 @@ def test_without_transformers_it_says_what_to_install(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 50), "cannot load it"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"x" * 50), "cannot load it: .*; use another checkpoint"),
         (lambda f: (f / "config.json").write_text('{"model_type": "no-such"}'), "cannot load it"),
-        (lambda f: (f / "config.json").write_text("{"), "cannot load it"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json: damaged, not valid JSON"),
+        (lambda f: (f / "config.json").write_text("{}"), "config.json has no model_type: not a checkpoint"),
         (lambda f: edit(f, num_hidden_layers=2, n_layers=2), "missing weights: .* and .* more"),
         (lambda f: edit(f, dim=16), "(missing|misshapen) weights|size mismatch|cannot load"),
         (lambda f: (f / "tokenizer.json").write_text("{"), "cannot load it"),

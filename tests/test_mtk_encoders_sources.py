@@ -88,10 +88,19 @@ def test_a_folder_is_itself_and_wins_over_the_hub(checkpoint, monkeypatch) -> No
 
 
 def test_no_such_folder(tmp_path) -> None:
-    assert "there is none" in complaint(resolve, str(tmp_path / "x"))
+    assert complaint(resolve, str(tmp_path / "x")) == f"{tmp_path / 'x'}: the folder is missing; check the path"
     (tmp_path / "file").write_text("")
     assert "it is a file" in complaint(resolve, str(tmp_path / "file"))
-    assert "expected a folder or owner/name" in complaint(resolve, "a/b/c")
+    assert "expected a folder or owner/name on the Hub at 'a/b/c', there is none" in complaint(resolve, "a/b/c")
+
+
+def test_a_run_without_its_encoder(tmp_path, monkeypatch) -> None:
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "model.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    for folder in (str(tmp_path / "best" / "encoder"), "best/encoder"):
+        said = f"{folder}: the folder is missing; the checkpoint around it is damaged, use another checkpoint"
+        assert said in complaint(resolve, folder)
 
 
 def test_the_cache_serves_without_a_network(checkpoint, cache, monkeypatch) -> None:

@@ -65,6 +65,8 @@ class BertConfig:
         }
         for key, value in wanted.items():
             found = data.get(key, None if key == "model_type" else value)
+            if found is None:
+                raise CheckpointError(f"{origin}: has no {key}: damaged, or an old one that --encoder hf:... may read")
             if found != value:
                 raise CheckpointError(
                     f"{origin}: {key} is {found!r}; this BERT only does {value!r}, try --encoder hf:..."

@@ -9,7 +9,7 @@ import torch
 
 from mtk import ConfigError, Encoder
 from mtk_encoders.bert import BertConfig, BertEncoder
-from mtk_encoders.folders import read_json
+from mtk_encoders.folders import read_config
 from mtk_encoders.sources import BERT_BASE, minilm_folder, resolve
 from mtk_encoders.tokenizer import load_bert_tokenizer
 from mtk_encoders.weights import bert_names, fill, read_weights
@@ -42,7 +42,7 @@ def auto(*, source: str, pooling: Pooling = "mean", dropout: float | None = None
     source: a folder, or owner/name. pooling: `pooler` for BERT only. Raises CheckpointError and ConfigError.
     """
     folder = resolve(source)
-    if read_json(folder / "config.json").get("model_type") == "bert":
+    if read_config(folder).get("model_type") == "bert":
         return load_bert(folder, pooling=pooling, dropout=dropout)
     if pooling == "pooler":
         raise ConfigError(f"encoder '{source}': pooling 'pooler' is for BERT checkpoints; use 'mean' or 'cls'")
@@ -53,7 +53,7 @@ def auto(*, source: str, pooling: Pooling = "mean", dropout: float | None = None
 
 def load_bert(folder: Path, *, pooling: Pooling, dropout: float | None) -> BertEncoder:
     """Reads a folder that `resolve` found complete. Raises CheckpointError naming the bad file or weights."""
-    config = BertConfig.from_dict(read_json(folder / "config.json"), str(folder / "config.json"))
+    config = BertConfig.from_dict(read_config(folder), str(folder / "config.json"))
     tokenizer = load_bert_tokenizer(folder, config.pad_token_id)
     tokenizer.check_rows(config.vocab_size, str(folder))
     with torch.device("meta"):  # no memory, and no global randomness, for weights that the checkpoint replaces

@@ -12,6 +12,17 @@ from mtk import CheckpointError
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
 TOKENIZERS = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model")
 
+AGAIN = "use another checkpoint, or fetch it again"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A checkpoint's config.json. Raises CheckpointError where it describes no model."""
+    config = read_json(folder / "config.json")
+    # Checkpoints from before there was a model_type have a vocabulary's size at least.
+    if "model_type" not in config and "vocab_size" not in config:
+        raise CheckpointError(f"{folder}: config.json has no model_type: not a checkpoint, or a damaged one; {AGAIN}")
+    return config
+
 
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON object. Raises CheckpointError naming the file."""
@@ -20,9 +31,9 @@ def read_json(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read ({error.strerror or error})") from error
     except ValueError as error:
-        raise CheckpointError(f"{file}: not valid JSON ({error})") from error
+        raise CheckpointError(f"{file}: damaged, not valid JSON ({error}); {AGAIN}") from error
     if not isinstance(data, dict):
-        raise CheckpointError(f"{file}: expected a JSON object, found {type(data).__name__}")
+        raise CheckpointError(f"{file}: expected a JSON object, found {type(data).__name__}; {AGAIN}")
     return data
 
 
@@ -37,7 +48,7 @@ def shards(folder: Path) -> list[str]:
         return []
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict):
-        raise CheckpointError(f"{index}: weight_map must be an object")
+        raise CheckpointError(f"{index}: weight_map must be an object; {AGAIN}")
     return sorted({Path(str(shard)).name for shard in places.values()})
 
 

