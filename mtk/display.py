@@ -6,6 +6,7 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -13,36 +14,57 @@ from rich.panel import Panel
 from rich.table import Table
 
 from mtk.evaluation import Scores
+from mtk.notices import REAL_DATA, SAMPLE, silence
 from mtk.run import RunFolder
 from mtk.session import Session
 from mtk.training import EpochDone, Event, Finished, StepDone
 
 PLAIN_EVERY = 20.0  # seconds between progress lines where there is no terminal
 RECENT = 50  # steps that the shown losses and rates are means of
-SAMPLE_WARNING = (
-    "BUILT-IN SAMPLE DATA: a few hundred made-up rows a task. Scores on it compare with nothing: no paper, no other "
-    "data set, no other tool. For real data: --data DIR, or mtk data fetch."
-)
+
+
+class _Console(Console):
+    """Falls silent when its reader goes away (`| head`), where rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        silence()
 
 
 def make_console() -> Console:
     """Standard output; as wide as it needs to be where it is no terminal."""
-    console = Console(highlight=False, emoji=False)
-    return console if console.is_terminal else Console(highlight=False, emoji=False, width=140)
+    console = _Console(highlight=False, emoji=False, markup=False)
+    return console if console.is_terminal else _Console(highlight=False, emoji=False, markup=False, width=140)
+
+
+def say(console: Console, text: str) -> None:
+    """A line, wrapped at words on a terminal, and whole where it goes to a file."""
+    console.print(text, soft_wrap=not console.is_terminal, markup=False, highlight=False)
 
 
 class Display:
-    """Shows a session's plan at once, and every event that `show` is given."""
+    """Shows a session's plan at `start`, and every event that `show` is given.
 
-    def __init__(self, session: Session, console: Console | None = None) -> None:
+    place: of a run with several seeds, which one this is, from 0. The first shows the plan, and all a line at the end.
+    """
+
+    def __init__(self, session: Session, console: Console | None = None, place: int | None = None) -> None:
         self.session = session
         self.console = console or make_console()
+        self.place = place
         self._live: Live | None = None
         self._recent: deque[tuple[float, StepDone]] = deque(maxlen=RECENT)
         self._said = time.monotonic()
         self._estimated = False
         self._epoch_seconds = 0.0
-        show_plan(session, self.console)
+
+    def start(self) -> None:
+        """The plan, or a line where another seed has shown it."""
+        if not self.place:
+            show_plan(self.session, self.console)
+        elif self.session.folder is not None:
+            say(self.console, f"seed {self.session.parts.config.train.seed}: run folder {self.session.folder.path}")
+        self._said = time.monotonic()
 
     def show(self, event: Event) -> None:
         if isinstance(event, StepDone):
@@ -50,29 +72,39 @@ class Display:
         elif isinstance(event, EpochDone):
             self._close()
             self._epoch_seconds = event.seconds
-            self.console.print(epoch_line(event, self.session.parts.config.train.epochs), soft_wrap=True)
+            say(self.console, epoch_line(event, self.session.parts.config.train.epochs))
             self._recent.clear()
             self._said = time.monotonic()
         elif isinstance(event, Finished):
             self._close()
             assert self.session.folder is not None
-            show_end(event, self.session.folder, self.console)
+            if self.place is None or event.reason == "stopped":
+                show_end(event, self.session.folder, self.console)
+            else:
+                say(self.console, end_line(event, self.session.folder))
+
+    def interject(self, text: str) -> bool:
+        """Prints a line above the live line; False where there is none, and so nothing to spoil."""
+        if self._live is None:
+            return False
+        say(self.console, text)
+        return True
 
     def close(self) -> None:
         """Ends the live line, whatever happened."""
         self._close()
 
     def _close(self) -> None:
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        live, self._live = self._live, None
+        if live is not None:
+            live.stop()
 
     def _step(self, event: StepDone) -> None:
         self._recent.append((time.monotonic(), event))
         if not self._estimated and len(self._recent) >= 20:
             self._estimated = True
             left = duration(self._left(event))
-            self.console.print(f"estimated: at most {left} for {event.total - event.done} steps, evaluation apart")
+            say(self.console, f"estimated: at most {left} for {event.total - event.done:,} steps, evaluation apart")
         if self.console.is_terminal:
             if self._live is None:
                 self._live = Live(console=self.console, refresh_per_second=4, transient=True)
@@ -80,7 +112,7 @@ class Display:
             self._live.update(self._line(event))
         elif time.monotonic() - self._said >= PLAIN_EVERY:
             self._said = time.monotonic()
-            self.console.print(self._line(event), soft_wrap=True)
+            say(self.console, self._line(event))
 
     def _left(self, event: StepDone) -> float:
         first, last = self._recent[0], self._recent[-1]
@@ -111,45 +143,68 @@ def show_plan(session: Session, console: Console) -> None:
     shared, own = parts.model.parameter_counts()
     rows_of, sizes = parts.plan.rows(parts.train, 0), parts.plan.batch_sizes
     table = Table("task", "head", "train rows", "rows/epoch", "batches/epoch", "truncated", "dev rows", "head params")
+    stacked = []
     for name, task in parts.tasks.items():
         head = type(parts.model.head(name)).__name__
-        train = parts.train.get(name)
-        cells = ["-", "-", "-", "-"]
-        if train is not None:
+        train, dev = parts.train.get(name), len(parts.dev[name])
+        if train is None:
+            cells, told = ["evaluated only", "-", "-", "-"], "evaluated only"
+        else:
             batches = -(-rows_of[name] // sizes[name])
             share = f"{train.truncated / len(train):.1%}"
             cells = [f"{len(train):,}", f"{rows_of[name]:,}", f"{batches:,} of {sizes[name]}", share]
-        table.add_row(name, head, *cells, f"{len(parts.dev[name]):,}", f"{own[name]:,}")
+            told = (
+                f"{count(len(train), 'train row')}, {rows_of[name]:,} an epoch in "
+                f"{count(batches, 'batch', 'batches')} of {sizes[name]}, {share} truncated"
+            )
+        table.add_row(name, head, *cells, f"{dev:,}", f"{own[name]:,}")
+        stacked.append(f"{name}: head {head}, {told}, {count(dev, 'dev row')}, {count(own[name], 'head parameter')}")
         if task.bad:
-            console.print(f"note: task '{name}': {len(task.bad)} bad rows left out: {task.bad[0]}", soft_wrap=True)
-    console.print(table)
+            say(console, f"note: task '{name}': {count(len(task.bad), 'bad row')} left out: {task.bad[0]}")
+    show_table(table, stacked, console)
     config, hardware = parts.config, parts.hardware
-    console.print(
+    say(
+        console,
         f"encoder {config.encoder.name}: {shared:,} shared parameters | combiner {config.combiner.name} | scheduler "
         f"{config.scheduler.name} | mixer {config.mixer.name} | step {config.train.step}",
-        soft_wrap=True,
     )
-    console.print(
-        f"{hardware.device}, {hardware.precision}, {hardware.threads} threads | at most {session.training.total:,} "
-        f"steps in {config.train.epochs} epochs | lr {config.optim.lr:g} | seed {config.train.seed} | stops after "
-        f"{config.train.patience or 'no number of'} epochs without a better {config.train.select_on}",
-        soft_wrap=True,
+    patience = config.train.patience
+    stops = (
+        f"stops after {count(patience, 'epoch')} without a better {config.train.select_on}"
+        if patience
+        else f"does not stop early | keeps the best {config.train.select_on}"
+    )
+    say(
+        console,
+        f"{hardware.device}, {hardware.precision}, {count(hardware.threads, 'thread')} | at most "
+        f"{count(session.training.total, 'step')} in {count(config.train.epochs, 'epoch')} | lr {config.optim.lr:g} | "
+        f"seed {config.train.seed} | {stops}",
     )
     for name, task in parts.tasks.items():
-        console.print(f"data of {name}: {task.source.origin}", soft_wrap=True)
+        say(console, f"data of {name}: {task.source.origin}")
     if session.fresh_heads:
-        console.print(f"heads that start fresh: {', '.join(session.fresh_heads)}")
+        say(console, f"heads that start fresh: {', '.join(session.fresh_heads)}")
     if any(task.source.sample for task in parts.tasks.values()):
         show_sample_warning(console)
     if session.folder is not None:
         at = session.training.position
         if at.done:
-            console.print(f"resuming at epoch {at.epoch + 1}, after step {at.done:,}")
-        console.print(f"run folder: {session.folder.path}", soft_wrap=True)
+            say(console, f"resuming at epoch {at.epoch + 1}, after step {at.done:,}")
+        say(console, f"run folder: {session.folder.path}")
+
+
+def show_table(table: Table, stacked: Sequence[str], console: Console) -> None:
+    """The table where the console is wide enough for all of it, else the lines that say the same."""
+    wide = console.options.update(width=10_000)
+    if console.measure(table, options=wide).maximum <= console.width:
+        console.print(table)
+    else:
+        for line in stacked:
+            say(console, line)
 
 
 def show_sample_warning(console: Console) -> None:
-    console.print(Panel(SAMPLE_WARNING, style="bold yellow", expand=False))
+    console.print(Panel(f"{SAMPLE}\n{REAL_DATA}", style="bold yellow", expand=False))
 
 
 def epoch_line(event: EpochDone, epochs: int) -> str:
@@ -159,49 +214,68 @@ def epoch_line(event: EpochDone, epochs: int) -> str:
     return (
         f"epoch {event.epoch + 1}/{epochs} done in {duration(event.seconds)} | train loss {losses} | dev {scores} | "
         f"aggregate {event.scores.aggregate:.4f}{best}"
-    ).replace("[best so far]", "\\[best so far]")
+    )
+
+
+WHY = {"epochs": "all epochs done", "patience": "no gain: stopped early", "max_steps": "--max-steps reached"}
 
 
 def show_end(event: Finished, folder: RunFolder, console: Console) -> None:
     """Why it ended, the best epoch's dev scores, and what to type next."""
     facts = folder.facts
     if event.reason == "stopped":
-        console.print(f"stopped and saved; go on exactly here: mtk train --resume {folder.path}", soft_wrap=True)
+        say(console, f"stopped and saved; go on exactly here: mtk train --resume {folder.path}")
         return
-    why = {"epochs": "all epochs done", "patience": "no gain: stopped early", "max_steps": "--max-steps reached"}
-    console.print(f"{why[event.reason]}; best epoch {facts['best_epoch']}, its dev scores:")
-    console.print(score_table(facts["scores"]))
+    say(console, f"{WHY[event.reason]}; best epoch {facts['best_epoch']}, its dev scores:")
+    show_scores(facts["scores"], console)
     if any(entry["sample"] for entry in facts["data"].values()):
         show_sample_warning(console)
-    console.print(f"run folder: {folder.path}", soft_wrap=True)
-    console.print(f"use it: mtk evaluate {folder.path} | mtk predict {folder.path} --text '...'", soft_wrap=True)
+    say(console, f"run folder: {folder.path}")
+    say(console, f"use it: mtk evaluate {folder.path} | mtk predict {folder.path} --text '...'")
 
 
-def score_table(scores: dict[str, object] | Scores) -> Table:
+def end_line(event: Finished, folder: RunFolder) -> str:
+    """The same in a line, for one of several seeds."""
+    facts = folder.facts
+    return (
+        f"seed {facts['seed']}: {WHY[event.reason]}; best epoch {facts['best_epoch']}, "
+        f"dev aggregate {facts['scores']['aggregate']:.4f}"
+    )
+
+
+def show_scores(scores: dict[str, Any] | Scores, console: Console) -> None:
     """Every metric of every task; the primary one first, and the aggregate last."""
     tree = scores.to_dict() if isinstance(scores, Scores) else scores
-    table = Table("task", "metric", "dev", "others")
-    tasks, primary = tree["tasks"], tree["primary"]
-    assert isinstance(tasks, dict) and isinstance(primary, dict)
-    for name, metrics in tasks.items():
-        main = primary[name]
+    table, stacked = Table("task", "metric", "dev", "others"), []
+    for name, metrics in tree["tasks"].items():
+        main = tree["primary"][name]
         others = ", ".join(f"{metric} {value:.4f}" for metric, value in metrics.items() if metric != main)
         table.add_row(name, main, f"{metrics[main]:.4f}", others)
+        stacked.append(f"{name}: {main} {metrics[main]:.4f}" + (f" ({others})" if others else ""))
     table.add_row("aggregate", "mean", f"{tree['aggregate']:.4f}", "")
-    return table
+    show_table(table, [*stacked, f"aggregate: mean {tree['aggregate']:.4f}"], console)
 
 
 def show_spread(folders: Sequence[RunFolder], console: Console) -> None:
     """Mean and standard deviation over the seeds of one configuration."""
     facts = [folder.facts for folder in folders]
-    table = Table("score", *[f"seed {f['seed']}" for f in facts], "mean", "sd")
+    seeds = [f"seed {f['seed']}" for f in facts]
+    table, stacked = Table("score", *seeds, "mean", "sd"), []
     names = list(facts[0]["scores"]["primary"].items())
     rows = [(f"{n} {m}", [f["scores"]["tasks"][n][m] for f in facts]) for n, m in names]
     rows.append(("aggregate", [f["scores"]["aggregate"] for f in facts]))
     for name, values in rows:
+        mean = f"{statistics.fmean(values):.4f}"
         spread = f"{statistics.stdev(values):.4f}" if len(values) > 1 else "-"
-        table.add_row(name, *[f"{value:.4f}" for value in values], f"{statistics.fmean(values):.4f}", spread)
-    console.print(table)
+        table.add_row(name, *[f"{value:.4f}" for value in values], mean, spread)
+        each = ", ".join(f"{seed} {value:.4f}" for seed, value in zip(seeds, values, strict=True))
+        stacked.append(f"{name}: mean {mean}, sd {spread} ({each})")
+    show_table(table, stacked, console)
+
+
+def count(number: int, one: str, many: str = "") -> str:
+    """`1 epoch`, `3 epochs`, `1,000 batches`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import traceback
 from typing import Any
 
 import typer
@@ -12,6 +13,7 @@ import typer
 from mtk import __version__, plugins
 from mtk.cli import data, evaluate, plugins as plugins_command, predict, runs, train
 from mtk.errors import MTKError, PluginError
+from mtk.notices import is_broken_pipe, silence
 
 EXIT_USAGE = 2
 
@@ -60,7 +62,10 @@ def make_app() -> typer.Typer:
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    sys.exit(run(arguments))
+    code = run(arguments)
+    if (error := _unflushed()) is not None:
+        code = _unwritten(error)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
@@ -85,10 +90,14 @@ def run(arguments: list[str]) -> int:
     except MTKError as error:
         complain("error", one_line(str(error)))
         return EXIT_USAGE
-    except BrokenPipeError:
-        sys.stderr.close()
+    except SystemExit as error:
+        if not is_broken_pipe(error):
+            raise
+        silence()
         return 0
     except OSError as error:
+        if _printing(error):
+            return _unwritten(error)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
         complain("error", f"{error.filename or 'a file'}: {error.strerror}; what was saved before still stands")
@@ -96,6 +105,31 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         complain("interrupted", "nothing further was saved")
         return 130
+
+
+def _unflushed() -> OSError | None:
+    """Why standard output cannot write what it holds; None where it can."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        return error
+    return None
+
+
+def _printing(error: OSError) -> bool:
+    """Whether the error comes from printing, not from a file."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return error.filename is None and frame.f_globals.get("__name__", "").partition(".")[0] in ("typer", "rich")
+
+
+def _unwritten(error: OSError) -> int:
+    """The exit code where standard output cannot be written; a reader who has enough (`| head`) is no mistake."""
+    silence()
+    if is_broken_pipe(error):
+        return 0
+    complain("error", f"standard output: {(error.strerror or 'cannot be written').lower()}")
+    return EXIT_USAGE
 
 
 def one_line(text: str) -> str:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mtk import notices
+
 if TYPE_CHECKING:
     from mtk.inference import TrainedModel
 
-SAMPLE_BANNER = "THE BUILT-IN SAMPLE: scores on the built-in sample compare with nothing."
 _SHOWN = 5  # bad rows that are named one by one; --json holds all
 
 
@@ -101,7 +102,7 @@ def _show(found: dict[str, Any]) -> None:
 
     tasks = found["tasks"]
     if any(facts["sample"] for facts in tasks.values()):
-        typer.echo(f"{SAMPLE_BANNER}\n")
+        typer.echo(f"{notices.SAMPLE}\n")
     for name, facts in tasks.items():
         file = f", {facts['file']}" if facts["file"] and not facts["origin"].endswith(facts["file"]) else ""
         typer.echo(f"{name}: {facts['labelled']:,} rows from {facts['origin']}{file}")

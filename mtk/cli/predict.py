@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mtk.cli.evaluate import SAMPLE_BANNER, Device, DeviceOption, Run, ThreadsOption
+from mtk import notices
+from mtk.cli.evaluate import Device, DeviceOption, Run, ThreadsOption
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -170,7 +171,7 @@ def _export(model: TrainedModel, folder: Path, data: Path | None) -> None:
 
     results = plugins.build("exporter", "cs224n")(model, folder, data)
     if data is None and model.of_sample:
-        typer.echo(SAMPLE_BANNER)
+        typer.echo(notices.SAMPLE)
     for result in results:
         typer.echo(f"{result.file}: " + (f"skipped: {result.skipped}" if result.skipped else f"{result.rows:,} rows"))
     if all(result.skipped for result in results):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,6 @@ import typer
 
 if TYPE_CHECKING:
     from mtk.config import RunConfig
-    from mtk.run import RunFolder
     from mtk.session import Session
 
 WHAT, HOW, MODEL, WHERE = "What is trained", "How it is trained", "The model", "Where it runs and what it writes"
@@ -51,7 +49,8 @@ def train(
         list[str] | None, _option(HOW, "Rows per task and step: N, or TASK=N. Repeatable (default: 8).")
     ] = None,
     accumulate: Annotated[
-        int | None, _option(HOW, "Split every step into so many forward and backward passes: same result, less memory.")
+        int | None,
+        _option(HOW, "Split every step into so many passes: less memory, the same gradient but for dropout's draws."),
     ] = None,
     step: Annotated[
         str | None,
@@ -129,7 +128,7 @@ def train(
     )  # fmt: skip
     given = {name: str(value) if isinstance(value, Path) else value for name, value in flat.items()}
     from mtk import session
-    from mtk.display import make_console, show_plan, show_spread
+    from mtk.display import make_console, show_plan
     from mtk.errors import ConfigError
     from mtk.run import default_out
     from mtk.settings import configure, tree_of
@@ -138,7 +137,7 @@ def train(
         if out is not None or seeds > 1 or dry_run:
             raise ConfigError("--resume goes on in the run's own folder: give it no --out, --seeds or --dry-run")
         changes = tree_of(config=config, tasks=task or [], settings=set_ or [], **given)
-        return _train(session.resume(resume, changes))[0]
+        return _train(session.resume(resume, changes))
     chosen = configure(config=config, tasks=task or [], settings=set_ or [], **given)
     if dry_run:
         console = make_console()
@@ -149,53 +148,53 @@ def train(
     command = shlex.join(["mtk", *sys.argv[1:]])
     place = out or default_out(chosen)
     if seeds == 1:
-        return _train(session.start(chosen, place, command))[0]
-    return _train_seeds(chosen, seeds, place, command, show_spread)
+        return _train(session.start(chosen, place, command))
+    return _train_seeds(chosen, seeds, place, command)
 
 
-def _train_seeds(config: RunConfig, seeds: int, place: Path, command: str, show_spread: Any) -> int:
+def _train_seeds(config: RunConfig, seeds: int, place: Path, command: str) -> int:
     from mtk import session
-    from mtk.display import make_console
+    from mtk.api import Interrupted, drive
+    from mtk.display import Display, make_console, say, show_spread
     from mtk.errors import ConfigError
 
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise ConfigError(f"--out {place}: expected a new or empty folder, found files in it; choose another")
-    folders: list[RunFolder] = []
-    for seed in range(config.train.seed, config.train.seed + seeds):
+    console, folders = make_console(), []
+    for number in range(seeds):
         one = config.model_copy(deep=True)
-        one.train.seed = seed
-        code, folder = _train(session.start(one, place / f"seed-{seed}", command))
-        if code:
-            return code
-        folders.append(folder)
-    show_spread(folders, make_console())
+        one.train.seed = config.train.seed + number
+        run = session.start(one, place / f"seed-{one.train.seed}", command)
+        assert run.folder is not None
+        try:
+            drive(run, Display(run, console, number))
+        except Interrupted as error:
+            say(console, _remaining(one.train.seed + 1, seeds - number - 1, place))
+            return 128 + error.number
+        folders.append(run.folder)
+    show_spread(folders, console)
     return 0
 
 
-def _train(run: Session) -> tuple[int, RunFolder]:
-    """Trains to the end or to the first interruption; a second one ends at once."""
+def _remaining(seed: int, seeds: int, place: Path) -> str:
+    """How an interrupted command with --seeds goes on, and what that does not give."""
+    lost = "no command joins their scores: mean and spread over all seeds are left to you"
+    if not seeds:
+        return f"this was the last seed; {lost} (mtk runs {place})"
+    other = place.with_name(f"{place.name}-more")
+    return (
+        f"then for the {'seed' if seeds == 1 else f'{seeds} seeds'} not begun: the same command with --seed {seed} "
+        f"--seeds {seeds} --out {other}; {lost} (mtk runs {place} {other})"
+    )
+
+
+def _train(run: Session) -> int:
+    """Trains to the end or to the first interruption."""
+    from mtk.api import Interrupted, drive
     from mtk.display import Display
-    from mtk.training import Finished
 
-    assert run.folder is not None
-    caught: list[int] = []
-
-    def interrupt(number: int, frame: object) -> None:
-        if caught:
-            raise KeyboardInterrupt
-        caught.append(number)
-        run.stop()
-        typer.echo("interrupted: saving after this step ... (once more ends at once, unsaved)", err=True)
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
-    display = Display(run)
     try:
-        for event in run.run():
-            display.show(event)
-            if isinstance(event, Finished) and event.reason == "stopped":
-                return 128 + caught[0], run.folder
-    finally:
-        display.close()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return 0, run.folder
+        drive(run, Display(run))
+    except Interrupted as error:
+        return 128 + error.number if error.finished.reason == "stopped" else 0
+    return 0
