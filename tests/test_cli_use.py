@@ -314,7 +314,7 @@ def test_bad_rows_that_a_task_skips_are_told(run: Path, tmp_path: Path) -> None:
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     config = (copy / "config.toml").read_text()
-    (copy / "config.toml").write_text(config.replace('kind = "sts"', 'kind = "sts"\nbad_rows = 1'))
+    (copy / "config.toml").write_text(config.replace("bad_rows = 0", "bad_rows = 1"))
     (tmp_path / "sts-dev.csv").write_text(STS_HEADER + "0\ta\tone\tone\t5\n1\tb\ta\tsea\t9\n2\tc\tx\ty\t2\n")
     shown = ok("evaluate", copy, "--task", "sts", "--data", tmp_path)
     assert f"sts: bad row left out: {tmp_path / 'sts-dev.csv'}:3: row 'b': column 'similarity'" in shown
