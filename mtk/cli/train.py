@@ -169,8 +169,10 @@ def _train_seeds(config: RunConfig, seeds: int, place: Path, command: str) -> in
         try:
             drive(run, Display(run, console, number))
         except Interrupted as error:
-            say(console, _remaining(one.train.seed + 1, seeds - number - 1, place))
-            return 128 + error.number
+            left = seeds - number - 1
+            if left or error.finished.reason == "stopped":
+                say(console, _remaining(one.train.seed + 1, left, place))
+                return 128 + error.number
         folders.append(run.folder)
     show_spread(folders, console)
     return 0
