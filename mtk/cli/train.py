@@ -141,9 +141,10 @@ def train(
     chosen = configure(config=config, tasks=task or [], settings=set_ or [], **given)
     if dry_run:
         console = make_console()
-        show_plan(session.start(chosen, None), console)
+        dry = session.start(chosen, None)
+        show_plan(dry, console)
         console.print("\ndry run: nothing was trained or written; the configuration:\n")
-        typer.echo(chosen.to_toml())
+        typer.echo(dry.parts.config.to_toml())
         return 0
     command = shlex.join(["mtk", *sys.argv[1:]])
     place = out or default_out(chosen)
@@ -156,10 +157,9 @@ def _train_seeds(config: RunConfig, seeds: int, place: Path, command: str) -> in
     from mtk import session
     from mtk.api import Interrupted, drive
     from mtk.display import Display, make_console, say, show_spread
-    from mtk.errors import ConfigError
+    from mtk.run import RunFolder
 
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise ConfigError(f"--out {place}: expected a new or empty folder, found files in it; choose another")
+    RunFolder.check_out(place)
     console, folders = make_console(), []
     for number in range(seeds):
         one = config.model_copy(deep=True)
