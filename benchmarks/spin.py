@@ -1,4 +1,4 @@
-"""Do waiting OpenMP threads that spin cost anything? Seconds for the same training steps, alone and beside a busy core.
+"""How long should a waiting OpenMP thread spin? Seconds for the same training steps, alone and beside a busy process.
 
 Each side is a fresh process (libgomp reads GOMP_SPINCOUNT when it loads); the sides take turns.
 
@@ -32,7 +32,7 @@ for _ in range(steps):
 print(time.perf_counter() - start)
 """
 BUSY = "while True: pass"
-SIDES = {"spinning": None, "sleeping": "0"}  # GOMP_SPINCOUNT
+SIDES = {"long": None, "brief": "3000", "none": "0"}  # GOMP_SPINCOUNT: libgomp's default, mtk's, and none
 
 
 def seconds(spin: str | None, steps: int, threads: int) -> float:
@@ -55,8 +55,10 @@ def compare(turns: int, steps: int, threads: int, busy: bool) -> dict[str, objec
         for process in beside:
             process.kill()
             process.wait()
-    ratios = [a / b for a, b in zip(found["spinning"], found["sleeping"], strict=True)]
-    return {"beside a busy process": busy, "seconds": found, "spinning / sleeping": ratios}
+    ratios = {
+        name: [a / b for a, b in zip(found[name], found["brief"], strict=True)] for name in SIDES if name != "brief"
+    }
+    return {"beside a busy process": busy, "seconds": found, "over brief": ratios}
 
 
 def main() -> None:
@@ -69,11 +71,12 @@ def main() -> None:
     results = [compare(options.turns, options.steps, options.threads, busy) for busy in (False, True)]
     print(f"{options.steps} steps of three tasks, {options.threads} threads, {options.turns} turns")
     for result in results:
-        ratios = result["spinning / sleeping"]
-        assert isinstance(ratios, list)
         where = "beside a busy process" if result["beside a busy process"] else "alone"
-        shown = f"median {statistics.median(ratios):.2f} (min {min(ratios):.2f}, max {max(ratios):.2f})"
-        print(f"{where:22}  spinning / sleeping: {shown}")
+        sides = result["over brief"]
+        assert isinstance(sides, dict)
+        for name, ratios in sides.items():
+            shown = f"median {statistics.median(ratios):.2f} (min {min(ratios):.2f}, max {max(ratios):.2f})"
+            print(f"{where:22}  {name:5} / brief: {shown}")
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n")
 

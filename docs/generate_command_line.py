@@ -36,7 +36,7 @@ TAIL = """## Environment
 | `MTK_CACHE` | Where `mtk data fetch` keeps files, in place of `~/.cache/mtk` (or `$XDG_CACHE_HOME/mtk`). |
 | `MTK_DISABLE_PLUGINS` | Plugins to leave out, by entry point or distribution: `name,name`. |
 | `HF_HOME`, `HF_HUB_OFFLINE` | Hugging Face's own: where downloaded encoders are kept; 1 never asks the network. |
-| `GOMP_SPINCOUNT` | OpenMP's own: `mtk` sets it to 0 unless it is set, so that waiting threads do not spin. |
+| `GOMP_SPINCOUNT` | OpenMP's own: `mtk` sets it to 3000 unless it is set, so that waiting threads spin only briefly. |
 
 ## Exit codes
 

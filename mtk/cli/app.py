@@ -70,9 +70,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """The command line's exit code: 0, 2 for a user's mistake, 130 for an interruption."""
-    # A waiting OpenMP thread that spins takes the core from whoever works: seven times slower where another process
-    # runs beside, and no gain where none does. Read when torch loads, so it must be set before.
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    # A waiting OpenMP thread that spins for long takes the core from whoever works beside; one that never spins is
+    # slower alone (benchmarks/spin.py). Read when torch loads, so it must be set before.
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     try:
         app = make_app()
         if arguments[:1] != ["plugins"]:
