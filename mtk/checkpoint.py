@@ -128,15 +128,20 @@ def load_matching(folder: Path, model: MultitaskModel) -> list[str]:
     return fresh
 
 
+def read_json(file: Path, absent: str) -> Any:
+    """A JSON file. Raises CheckpointError: `absent` and the reason where it cannot be read, or that it is damaged."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{absent} ({file.name}: {error.strerror})") from error
+    except ValueError as error:
+        raise CheckpointError(f"{file}: damaged, not JSON ({error})") from error
+
+
 def read_description(folder: Path) -> dict[str, Any]:
     """model.json, checked. Raises CheckpointError."""
     file = settle(folder) / "model.json"
-    try:
-        description = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{folder}: no checkpoint here ({file.name}: {error.strerror})") from error
-    except ValueError as error:
-        raise CheckpointError(f"{file}: damaged, not JSON ({error})") from error
+    description = read_json(file, f"{folder}: no checkpoint here")
     if not isinstance(description, dict) or description.get("format") != formats.CHECKPOINT:
         found = description.get("format") if isinstance(description, dict) else None
         raise CheckpointError(
@@ -171,12 +176,7 @@ def load_training(folder: Path) -> dict[str, Any]:
     """What `save_training` saved. Raises CheckpointError."""
     read_description(folder)
     file = folder / "training.json"
-    try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{folder}: holds no training state to resume from ({error.strerror})") from error
-    except ValueError as error:
-        raise CheckpointError(f"{file}: damaged, not JSON ({error})") from error
+    tree = read_json(file, f"{folder}: holds no training state to resume from")
     tensors = read_tensors(folder / "training.safetensors")
     try:
         state = dict(_join(tree, tensors))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mtk import __version__, formats, plugins
-from mtk.checkpoint import settle, why_not_written
+from mtk.checkpoint import read_json, settle, why_not_written
 from mtk.config import RunConfig, make_config, read_toml
 from mtk.errors import CheckpointError, ConfigError, PluginError
 from mtk.interfaces import Task
@@ -58,12 +58,7 @@ class RunFolder:
     def facts(self) -> dict[str, Any]:
         """run.json. Raises CheckpointError."""
         file = self.path / "run.json"
-        try:
-            facts = json.loads(file.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise CheckpointError(f"{self.path}: not a run folder (run.json: {error.strerror})") from error
-        except ValueError as error:
-            raise CheckpointError(f"{file}: damaged, not JSON ({error})") from error
+        facts = read_json(file, f"{self.path}: not a run folder")
         if not isinstance(facts, dict):
             raise CheckpointError(f"{file}: damaged, expected a JSON object, found {type(facts).__name__}")
         return facts
