@@ -206,12 +206,14 @@ class Encoder(nn.Module, ABC):
     """The shared text encoder: token rows -> features.
 
     spec: the registered name and the options that, with `source=FOLDER` added, load what `save` wrote.
+    needs_tokens: set by the model: whether a head reads `Features.tokens`; where none does, they may be left out.
     """
 
     tokenizer: Tokenizer
     hidden_size: int
     max_length: int
     spec: tuple[str, Mapping[str, Any]]
+    needs_tokens: bool = True
 
     @abstractmethod
     def forward(self, batch: TokenBatch) -> Features:

@@ -22,6 +22,7 @@ class MultitaskModel(nn.Module):
         self.encoder = encoder
         self.heads = nn.ModuleDict(heads)
         self.projection = projection
+        encoder.needs_tokens = any(head.needs_tokens for head in heads.values())
 
     def head(self, task: str) -> Head:
         head = self.heads[task]

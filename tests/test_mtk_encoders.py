@@ -13,13 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mtk import CheckpointError, ConfigError, TokenBatch, build, registered
-from mtk_encoders.bert import (
-    BertConfig,
-    BertEncoder,
-    attention_bias,
-    plain_attention,
-)
+from mtk_encoders.bert import BertConfig, BertEncoder
 from mtk_encoders.builders import bert, minilm
+from mtk_encoders.packing import Packing, attention, dropout, dropout_add, keep_mask
 from mtk_encoders.pooling import pool
 from mtk_encoders.tiny import tiny_bert
 from mtk_encoders.weights import bert_names
@@ -142,7 +138,7 @@ def test_a_row_is_the_same_alone_and_in_a_batch(pooling) -> None:
         torch.testing.assert_close(alone.tokens[0], together.tokens[i, :length], atol=1e-6, rtol=0)
 
 
-def test_every_module_with_parameters_leads_with_the_rows() -> None:
+def test_every_module_with_parameters_leads_with_the_rows_or_their_tokens() -> None:
     encoder, seen = tiny_bert(pooling="pooler"), set()
     batch = batch_of(encoder)
     for name, module in encoder.named_modules():
@@ -150,7 +146,21 @@ def test_every_module_with_parameters_leads_with_the_rows() -> None:
             module.register_forward_hook(lambda _m, _i, out, name=name: seen.add((name, out.shape[0])))
     encoder(batch)
     assert len(seen) == sum(bool(list(m.parameters(recurse=False))) for m in encoder.modules())
-    assert {rows for _, rows in seen} == {len(ROWS)}
+    assert {rows for _, rows in seen} == {int(batch.mask.sum()), len(ROWS)}  # the pooler sees rows
+
+
+@pytest.mark.parametrize("pooling", ["cls", "pooler"])
+def test_the_last_layer_sees_only_the_pooled_position_where_no_head_reads_tokens(pooling) -> None:
+    encoder, sizes = tiny_bert(pooling=pooling).eval(), []
+    batch = batch_of(encoder)
+    whole = encoder(batch)
+    encoder.encoder["layer"][-1].output.register_forward_hook(lambda _m, _i, out: sizes.append(len(out)))
+    encoder.needs_tokens = False
+    short = encoder(batch)
+    assert sizes == [len(ROWS)] and short.tokens is None
+    torch.testing.assert_close(short.pooled, whole.pooled, atol=1e-6, rtol=0)
+    single = TokenBatch(*(t[1:2] for t in (batch.ids, batch.types, batch.mask)))
+    torch.testing.assert_close(encoder(single).pooled[0], whole.pooled[1], atol=1e-6, rtol=0)
 
 
 def test_every_parameter_gets_a_gradient() -> None:
@@ -159,15 +169,72 @@ def test_every_parameter_gets_a_gradient() -> None:
     assert [n for n, p in encoder.named_parameters() if p.grad is None] == []
 
 
-@pytest.mark.parametrize("padded", [False, True])
-def test_plain_attention_is_sdpa(padded) -> None:
-    query, key, value = torch.randn(3, 2, 4, 7, 8, generator=torch.Generator().manual_seed(0))
-    mask = torch.ones(2, 7, dtype=torch.bool)
-    mask[1, 4:] = not padded
-    bias = attention_bias(mask, query)
-    assert (bias is None) is not padded
-    wanted = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    torch.testing.assert_close(plain_attention(query, key, value, bias, 0.0), wanted, atol=1e-6, rtol=1e-5)
+def mask_of(lengths: list[int]) -> torch.Tensor:
+    return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+
+
+def draws(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("lengths", [[7, 4, 1], [5, 5]], ids=["padded", "unpadded"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_packing_takes_back_what_it_gave(lengths, packed) -> None:
+    mask = mask_of(lengths)
+    packing = Packing(mask, 2, packed)
+    count = sum(lengths) if packed else mask.numel()
+    tokens = draws(count, 12)
+    assert torch.equal(packing.pack(packing.unpack(tokens)), tokens)
+    assert torch.equal(packing.join(packing.split(tokens, 3)), tokens)
+    assert torch.equal(packing.first(tokens), packing.unpack(tokens)[:, 0])
+    assert packed is False or bool((packing.unpack(tokens)[~mask] == 0).all())
+
+
+@pytest.mark.parametrize("lengths", [[7, 4, 1], [5, 5]], ids=["padded", "unpadded"])
+def test_attention_on_packed_tokens_is_sdpa_and_so_are_its_gradients(lengths) -> None:
+    mask = mask_of(lengths)
+    packing = Packing(mask, 2, packed=True)
+    qkv = draws(sum(lengths), 3 * 8).requires_grad_()
+    ours = attention(qkv, packing, 0.0)  # float64: written out
+    query, key, value = packing.unpack(qkv).view(*mask.shape, 3, 2, 4).permute(2, 0, 3, 1, 4)
+    theirs = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=packing.bias(qkv.dtype))
+    theirs = packing.pack(theirs.transpose(1, 2).flatten(2))
+    torch.testing.assert_close(ours, theirs)
+    (wanted,) = torch.autograd.grad(theirs.sin().sum(), qkv)
+    torch.testing.assert_close(torch.autograd.grad(ours.sin().sum(), qkv)[0], wanted)
+    plain = attention(qkv.detach().float(), packing, 0.0)  # float32 without dropout goes through SDPA
+    torch.testing.assert_close(plain.double(), ours.detach(), atol=1e-5, rtol=0)
+
+
+def seeded(function):
+    def call(*arguments):
+        torch.manual_seed(1)
+        return function(*arguments)
+
+    return call
+
+
+def test_gradients_hold_under_dropout() -> None:
+    packing = Packing(mask_of([4, 2]), 2, packed=True)
+    x, y = draws(6, 12).requires_grad_(), draws(6, 4).requires_grad_()
+    assert torch.autograd.gradcheck(seeded(lambda x: attention(x, packing, 0.3)), x)
+    assert torch.autograd.gradcheck(seeded(lambda y: dropout(y, 0.3)), y)
+    assert torch.autograd.gradcheck(seeded(lambda x, y: dropout_add(x[:, :4], y, 0.3)), (x, y))
+
+
+@pytest.mark.parametrize("p", [0.05, 0.1, 0.5])
+def test_a_mask_keeps_its_share_and_follows_the_global_generator(p) -> None:
+    torch.manual_seed(0)
+    mask = keep_mask(torch.empty(1001, 999), p)
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
+    assert abs(float(mask.mean()) - (1 - p)) < 4 * (p * (1 - p) / mask.numel()) ** 0.5 + 1e-5
+    lag = (mask[:, 1:] - mask.mean()) * (mask[:, :-1] - mask.mean())  # neighbours are uncorrelated
+    assert abs(float(lag.mean())) < 4 * p * (1 - p) / mask.numel() ** 0.5
+    torch.manual_seed(0)
+    assert torch.equal(mask, keep_mask(torch.empty(1001, 999), p))
+    hidden = torch.ones(1001, 999)
+    assert abs(float(dropout(hidden, p).mean()) - 1) < 0.01
+    assert abs(float(dropout_add(hidden, hidden, p).mean()) - 2) < 0.01
 
 
 @pytest.mark.parametrize("rows", [ROWS, ROWS[:1]], ids=["padded", "unpadded"])

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from mtk import CheckpointError, ConfigError, Encoder, Features, did_you_mean
 from mtk_encoders.folders import write_json
+from mtk_encoders.packing import Packing, attention, dropout, dropout_add
 from mtk_encoders.pooling import pool
 from mtk_encoders.weights import write_weights
 
@@ -26,6 +27,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
 }
+
+
+QKV = ("query", "key", "value")
 
 
 @dataclass(frozen=True)
@@ -102,39 +106,8 @@ def _number_or_word(name: str, value: Any) -> Any:
     return value
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
-    """Scaled dot-product attention: query, key, value [B, H, L, d], bias [B, 1, 1, L] or None -> [B, H, L, d].
-
-    On the CPU, SDPA is the slower one in bfloat16 (1.2x to 6x at lengths 16 to 256) and with dropout.
-    """
-    if query.device.type == "cpu" and (dropout > 0 or query.dtype != torch.float32):
-        return plain_attention(query, key, value, bias, dropout)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
-
-
-def plain_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
-    """What SDPA computes, as batched products and a softmax, to rounding. Shapes as in `attention`."""
-    scores = torch.matmul(query, key.transpose(-1, -2)) * query.size(-1) ** -0.5  # [B, H, L, L]
-    if bias is not None:
-        scores = scores + bias
-    return torch.matmul(F.dropout(scores.softmax(-1), dropout), value)
-
-
-def attention_bias(mask: Tensor, like: Tensor) -> Tensor | None:
-    """mask [B, L] -> what to add to scores [B, 1, 1, L], in the dtype that attention will run in.
-
-    None where no row is padded; only the CPU is asked, because the answer would make another device wait.
-    """
-    kind = mask.device.type
-    if kind == "cpu" and bool(mask.all()):
-        return None
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else like.dtype
-    bias = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
-    return bias.masked_fill_(~mask, torch.finfo(dtype).min)[:, None, None, :]
-
-
 class Embeddings(nn.Module):
-    """ids, types [B, L] -> [B, L, D]."""
+    """ids, types, positions [N] -> [N, D]."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -142,49 +115,55 @@ class Embeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = config.hidden_dropout_prob
 
-    def forward(self, ids: Tensor, types: Tensor) -> Tensor:
-        # Expanded to [B, L], so that each row's share of the position gradient can be told apart.
-        positions = torch.arange(ids.size(1), device=ids.device).expand_as(ids)
+    def forward(self, ids: Tensor, types: Tensor, positions: Tensor) -> Tensor:
         words = self.word_embeddings(ids) + self.token_type_embeddings(types)
-        return self.dropout(self.LayerNorm(words + self.position_embeddings(positions)))
+        return dropout(self.LayerNorm(words + self.position_embeddings(positions)), self.dropout * self.training)
 
 
 class SelfAttention(nn.Module):
-    """hidden [B, L, D] -> [B, L, D]."""
+    """tokens [N, D] -> [N, D]. Query, key and value are one layer; `state_dict` has the three of the usual layout."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        self.heads, self.dropout = config.num_attention_heads, config.attention_probs_dropout_prob
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = config.attention_probs_dropout_prob
+        self.qkv = nn.Linear(config.hidden_size, 3 * config.hidden_size)
+        self.register_state_dict_post_hook(_split_qkv)
+        self.register_load_state_dict_pre_hook(_join_qkv)
 
-    def forward(self, hidden: Tensor, bias: Tensor | None) -> Tensor:
-        # [B, L, D] -> [B, H, L, D / H]
-        query, key, value = (
-            linear(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for linear in (self.query, self.key, self.value)
-        )
-        return attention(query, key, value, bias, self.dropout if self.training else 0.0).transpose(1, 2).flatten(2)
+    def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
+        return attention(self.qkv(tokens), packing, self.dropout * self.training)
+
+
+def _split_qkv(module: nn.Module, state: dict[str, Tensor], prefix: str, _: Any) -> None:
+    for kind in ("weight", "bias"):
+        parts = state.pop(f"{prefix}qkv.{kind}").chunk(3)
+        state |= {f"{prefix}{name}.{kind}": part for name, part in zip(QKV, parts, strict=True)}
+
+
+def _join_qkv(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    for kind in ("weight", "bias"):
+        names = [f"{prefix}{name}.{kind}" for name in QKV]
+        if all(name in state for name in names):
+            state[f"{prefix}qkv.{kind}"] = torch.cat([state.pop(name) for name in names])
 
 
 class AddNorm(nn.Module):
-    """Projection, dropout, residual and layer norm: [B, L, N], residual [B, L, D] -> [B, L, D]."""
+    """Projection, dropout, residual and layer norm: [N, n], residual [N, D] -> [N, D]."""
 
     def __init__(self, config: BertConfig, size: int) -> None:
         super().__init__()
         self.dense = nn.Linear(size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = config.hidden_dropout_prob
 
-    def forward(self, hidden: Tensor, residual: Tensor) -> Tensor:
-        return self.LayerNorm(self.dropout(self.dense(hidden)) + residual)
+    def forward(self, tokens: Tensor, residual: Tensor) -> Tensor:
+        return self.LayerNorm(dropout_add(self.dense(tokens), residual, self.dropout * self.training))
 
 
 class Layer(nn.Module):
-    """One block: hidden [B, L, D] -> [B, L, D]."""
+    """One block: tokens [N, D] -> [N, D]."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
@@ -193,8 +172,12 @@ class Layer(nn.Module):
         self.output = AddNorm(config, config.intermediate_size)
         self.activation: Callable[[Tensor], Tensor] = ACTIVATIONS[config.hidden_act]
 
-    def forward(self, hidden: Tensor, bias: Tensor | None) -> Tensor:
-        attended = self.attention["output"](self.attention["self"](hidden, bias), hidden)
+    def forward(self, tokens: Tensor, packing: Packing, only_first: bool = False) -> Tensor:
+        """only_first: nobody reads but the first token of each row: [B, D] comes back."""
+        heard = self.attention["self"](tokens, packing)
+        if only_first:
+            heard, tokens = packing.first(heard), packing.first(tokens)
+        attended = self.attention["output"](heard, tokens)
         return self.output(self.activation(self.intermediate["dense"](attended)), attended)
 
 
@@ -202,6 +185,7 @@ class BertEncoder(Encoder):
     """Our own BERT: a TokenBatch of B rows -> Features(pooled [B, D], tokens [B, L, D], mask [B, L]).
 
     pooling: `mean` over real tokens, `cls` (the first token), or `pooler` (tanh of a linear layer on the first token).
+    Between embeddings and pooling the rows are packed: [N, D], the batch's N real tokens end to end.
     """
 
     tokenizer: FastTokenizer
@@ -219,13 +203,20 @@ class BertEncoder(Encoder):
             self.pooler = nn.ModuleDict({"dense": nn.Linear(config.hidden_size, config.hidden_size)})
 
     def forward(self, batch: TokenBatch) -> Features:
-        hidden = self.embeddings(batch.ids, batch.types)
-        bias = attention_bias(batch.mask, hidden)
-        for layer in self.encoder["layer"].children():
-            hidden = layer(hidden, bias)
+        packing = Packing(batch.mask, self.config.num_attention_heads, packed=batch.mask.device.type == "cpu")
+        positions = torch.arange(packing.length, device=batch.ids.device).expand_as(batch.ids)
+        tokens = self.embeddings(packing.pack(batch.ids), packing.pack(batch.types), packing.pack(positions))
+        layers = list(self.encoder["layer"].children())
+        only_first = self.pooling != "mean" and not self.needs_tokens
+        for layer in layers[:-1]:
+            tokens = layer(tokens, packing)
+        tokens = layers[-1](tokens, packing, only_first)
+        hidden = None if only_first else packing.unpack(tokens)
+        first = tokens if hidden is None else hidden[:, 0]
         if self.pooling == "pooler":
-            return Features(torch.tanh(self.pooler["dense"](hidden[:, 0])), hidden, batch.mask)
-        return Features(pool(hidden, batch.mask, self.pooling), hidden, batch.mask)
+            first = torch.tanh(self.pooler["dense"](first))
+        pooled = pool(hidden, batch.mask, "mean") if self.pooling == "mean" and hidden is not None else first
+        return Features(pooled, hidden, batch.mask)
 
     def save(self, folder: Path) -> None:
         """config.json, model.safetensors and the tokenizer's files, as transformers' BertModel reads them."""
