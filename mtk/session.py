@@ -148,7 +148,7 @@ def resume(path: Path, changes: dict[str, Any] | None = None) -> Session:
     refuse_changes(config, changes)
     state = load_training(folder.last) if folder.last.exists() else None
     if state and (ended := state["position"].get("ended")):
-        folder.update(status="finished")  # a run that was killed just before it could say so
+        folder.update(status="finished", ended=ended)  # a run that was killed just before it could say so
         raise ConfigError(
             f"{path}: the run is finished ({ended}); for more training start a new run with --init {path}"
         )

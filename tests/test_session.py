@@ -69,7 +69,8 @@ def same_run(a: Path, b: Path) -> None:
                 assert_same(load_file(a / file), load_file(b / file), str(file))
     assert_same(load_training(a / "last"), load_training(b / "last"), "state")
     first, second = RunFolder(a).facts, RunFolder(b).facts
-    assert all(first[key] == second[key] for key in ("best_epoch", "scores", "ended", "status"))
+    for key in ("best_epoch", "scores", "ended", "status"):
+        assert first[key] == second[key]
 
 
 def resume_afresh(*paths: Path) -> None:
