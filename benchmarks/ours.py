@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from harness import synchronise
+from plain import source
+
 from mtk import session
 from mtk.settings import configure
 from mtk.training import Event, StepDone, Training
-from plain import source
 
 
 def start(spec: dict[str, Any], tasks: Sequence[str], **flat: Any) -> Training:

@@ -1,4 +1,4 @@
-"""The plain side: a transformers BertModel with linear heads in a hand-written loop, and rows that mtk wrote out for it.
+"""The plain side: a transformers BertModel with linear heads in loops by hand, and rows that mtk wrote out for it.
 
 `prepare` (which imports mtk) writes a folder; everything else here knows only that folder and transformers, so that a
 peer's process never imports mtk. Shapes: B rows, L tokens, D features, C outputs.
@@ -34,7 +34,7 @@ def prepare(folder: Path, encoder: str, data: str | None, tasks: Sequence[str] =
     from mtk.options import parse_spec
 
     name, given = parse_spec(encoder)
-    (folder / "encoder").mkdir()
+    (folder / "encoder").mkdir(exist_ok=True)
     mtk.build("encoder", name, **given).save(folder / "encoder")
     rows: dict[str, Any] = {}
     for task in tasks:

@@ -1,6 +1,6 @@
 """One multitask training step of mtk beside the loops that people write: real tokens/s, time, peak memory.
 
-Each turn of a side is a fresh process that builds, warms up and then times the steps; the sides take turns. Before that,
+Each turn of a side is a fresh process that builds, warms up, then times the steps; the sides take turns. Before that,
 mtk and plain transformers loops train on the same batches, and their losses must agree (exit 1 where they do not).
 
     python benchmarks/step.py [--turns 7] [--steps 12] [--data DIR] [--device cuda] [--json FILE]

@@ -8,15 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 import harness
 import plain
+import torch
 from harness import JSON
 from plain import TASKS, Multitask, Rows
-
-BUILT: dict[str, Callable[[JSON], JSON]] = {}
+from torch import Tensor
 
 
 def run(spec: JSON) -> JSON:
