@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import random
 import sys
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,21 @@ def run(spec: JSON) -> JSON:
 
 
 def needs(spec: JSON) -> JSON:
-    """Every registered combiner that its defaults can build, and what it needs."""
+    """What every registered combiner needs; in place of it why, where it cannot be built."""
     import mtk
 
     found = {}
     for name in mtk.registered("combiner"):
         try:
-            found[name] = mtk.build("combiner", name).needs
+            found[name] = mtk.build("combiner", name, **options_of(name, ["any"])).needs
         except mtk.MTKError as error:
-            print(f"left out: {name}: {error}", file=sys.stderr)
+            found[name] = f"cannot be built: {error}"
     return found
+
+
+def options_of(combiner: str, tasks: Sequence[str]) -> JSON:
+    """The options that a combiner has no defaults for."""
+    return {"weights": dict.fromkeys(tasks, 1.0)} if combiner == "weighted" else {}
 
 
 def prepare(spec: JSON) -> JSON:
@@ -64,7 +70,9 @@ def steppers(spec: JSON) -> dict[str, Any]:
 
     flat = {"batch_size": spec["batch"], "max_train_rows": spec["rows"], "precision": spec.get("precision", "bf16")}
     tasks = task_specs(spec["tasks"])
-    return {name: Stepper(start(spec, tasks, seed=1, combiner=name, **flat)) for name in spec["combiners"]}
+    names = [task.partition("=")[0] for task in tasks]
+    chosen = {name: {"name": name, **options_of(name, names)} for name in spec["combiners"]}
+    return {name: Stepper(start(spec, tasks, seed=1, combiner=own, **flat)) for name, own in chosen.items()}
 
 
 def interleaved(spec: JSON) -> JSON:
@@ -189,9 +197,9 @@ def libmtl(loop: Loop) -> Callable[[list[Tensor], list[Tensor]], None]:
     bare = types.ModuleType("LibMTL")  # its own __init__ imports vision models, and so torchvision
     bare.__path__ = list(found.submodule_search_locations or [])
     sys.modules["LibMTL"] = bare
-    from LibMTL.weighting.PCGrad import PCGrad
+    given: Any = importlib.import_module("LibMTL.weighting.PCGrad").PCGrad
 
-    class Weighting(PCGrad):  # type: ignore[misc]
+    class Weighting(given):
         def get_share_params(self) -> Any:
             return loop.model.encoder.parameters()
 

@@ -139,14 +139,14 @@ class Multitask(nn.Module):
         super().__init__()
         from transformers import BertModel
 
-        given = {} if dropout is None else {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-        self.encoder = BertModel.from_pretrained(folder, add_pooling_layer=False, **given)
+        both = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+        given: dict[str, Any] = {} if dropout is None else dict.fromkeys(both, dropout)
+        self.encoder: Any = BertModel.from_pretrained(folder, add_pooling_layer=False, **given)
         size = self.encoder.config.hidden_size
         self.heads = nn.ModuleDict({task: nn.Linear(size, n) for task, n in outputs.items()})
         self.dropout = nn.Dropout(0.1 if dropout is None else dropout)
-        for head in self.heads.values():
-            nn.init.normal_(head.weight, std=0.02)
-            nn.init.zeros_(head.bias)
+        for p in self.heads.parameters():
+            nn.init.normal_(p, std=0.02) if p.dim() > 1 else nn.init.zeros_(p)
 
     def pooled(self, ids: Tensor, types: Tensor, mask: Tensor) -> Tensor:
         """ids, types, mask [B, L] -> [B, D]: the mean over real tokens."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 import time
 from collections.abc import Callable
@@ -148,7 +149,7 @@ def clock(spec: JSON, counter: Callable[[], int]) -> Any:
     """A Trainer callback that times the steps after the warm-up; `result` has the answer at the end."""
     from transformers import TrainerCallback
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
+    class Clock(TrainerCallback):
         result: JSON
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -221,22 +222,16 @@ def trainer(spec: JSON) -> JSON:
 
 def sentences(spec: JSON) -> JSON:
     """sentence-transformers' trainer on STS alone: a cosine of two texts, squared error. Not the multitask work."""
-    import pyarrow
-    from datasets import Dataset
-    from sentence_transformers import (
-        SentenceTransformer,
-        SentenceTransformerTrainer,
-        SentenceTransformerTrainingArguments,
-        models,
+    peer, losses, models = (
+        importlib.import_module(f"sentence_transformers{part}") for part in ("", ".losses", ".models")
     )
-    from sentence_transformers.losses import CosineSimilarityLoss
-
+    arrow, datasets = importlib.import_module("pyarrow"), importlib.import_module("datasets")
     folder = Path(spec["folder"])
     own = plain.read(folder, limit=(spec["warm"] + spec["steps"] + 1) * spec["batch"], seed=spec["seed"])["sts"]
     words = models.Transformer(str(folder / "encoder"), max_seq_length=plain.LENGTH)
     pooling = models.Pooling(words.get_word_embedding_dimension())
-    model = SentenceTransformer(modules=[words, pooling], device=spec["device"])
-    loss, counted = CosineSimilarityLoss(model), torch.zeros((), dtype=torch.int64)
+    model = peer.SentenceTransformer(modules=[words, pooling], device=spec["device"])
+    loss, counted = losses.CosineSimilarityLoss(model), torch.zeros((), dtype=torch.int64)
 
     def count(module: object, given: tuple[Any, ...]) -> None:
         features = given[0]
@@ -248,10 +243,10 @@ def sentences(spec: JSON) -> JSON:
         "sentence2": [second for _, second in own.texts],
         "score": [(label + 2) / 4 for label in own.labels],  # back from standardised to 0..1
     }
-    table = Dataset(pyarrow.table(columns), fingerprint="sts")  # without a name it hashes itself, which can fail
+    table = datasets.Dataset(arrow.table(columns), fingerprint="sts")  # without a name it hashes itself, which can fail
     timer = clock(spec, lambda: int(counted))
     with tempfile.TemporaryDirectory() as out:
-        arguments = SentenceTransformerTrainingArguments(
+        arguments = peer.SentenceTransformerTrainingArguments(
             out,
             per_device_train_batch_size=spec["batch"],
             max_steps=spec["warm"] + spec["steps"],
@@ -261,7 +256,7 @@ def sentences(spec: JSON) -> JSON:
             report_to="none",
             disable_tqdm=True,
         )
-        SentenceTransformerTrainer(model, arguments, train_dataset=table, loss=loss, callbacks=[timer]).train()
+        peer.SentenceTransformerTrainer(model, arguments, train_dataset=table, loss=loss, callbacks=[timer]).train()
     return dict(timer.result)
 
 
