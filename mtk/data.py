@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mtk.capture import RowRanges
 from mtk.interfaces import Encoder, Example, Head, Mixer, Target, Targets, TokenBatch
 
 WINDOW = 32  # steps whose rows are sorted by length together: more is less padding and less randomness
@@ -96,12 +97,25 @@ class TaskSlice:
 
 @dataclass(frozen=True)
 class MicroBatch:
+    """Fused rows, padded to one [B, L], and each task's slice of them. lengths: [B] tokens of each row, on the host."""
+
     tokens: TokenBatch
     slices: dict[str, TaskSlice]
+    lengths: NDArray[np.int64]
 
     def to(self, device: torch.device) -> MicroBatch:
         slices = {n: TaskSlice(s.start, s.stop, s.copies, s.targets.to(device)) for n, s in self.slices.items()}
-        return MicroBatch(self.tokens.to(device), slices)
+        return MicroBatch(self.tokens.to(device), slices, self.lengths)
+
+    @property
+    def ranges(self) -> RowRanges:
+        """Whose are the B rows, the B * L places, and the N tokens where they are packed."""
+        rows, length = self.tokens.ids.shape
+        ends = np.cumsum([0, *self.lengths]).tolist()
+        spans = {name: (part.start, part.stop) for name, part in self.slices.items()}
+        places = {name: (start * length, stop * length) for name, (start, stop) in spans.items()}
+        tokens = {name: (ends[start], ends[stop]) for name, (start, stop) in spans.items()}
+        return RowRanges(rows, {ends[-1]: tokens, rows * length: places, rows: spans})
 
 
 @dataclass(frozen=True)
@@ -149,7 +163,7 @@ def fuse(
         targets = data[name].target.collate([data[name].labels[i] for i in chosen], width)
         slices[name] = TaskSlice(at, at + copies * len(chosen), copies, targets)
         at += copies * len(chosen)
-    return MicroBatch(tokens, slices)
+    return MicroBatch(tokens, slices, mask.sum(1))
 
 
 # ---------------------------------------------------------------------------------------------- an epoch

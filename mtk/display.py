@@ -168,6 +168,8 @@ def show_plan(session: Session, console: Console) -> None:
         f"encoder {config.encoder.name}: {shared:,} shared parameters | combiner {config.combiner.name} | scheduler "
         f"{config.scheduler.name} | mixer {config.mixer.name} | step {config.train.step}",
     )
+    if parts.combiner.needs in ("gram", "gradients"):
+        say(console, f"gradients by task: {passes(session)}")
     patience = config.train.patience
     stops = (
         f"stops after {count(patience, 'epoch')} without a better {config.train.select_on}"
@@ -191,6 +193,16 @@ def show_plan(session: Session, console: Console) -> None:
         if at.done:
             say(console, f"resuming at epoch {at.epoch + 1}, after step {at.done:,}")
         say(console, f"run folder: {session.folder.path}")
+
+
+def passes(session: Session) -> str:
+    """How many backward passes a step takes for gradients by task, and on whose account."""
+    slow = session.training.slow_parameters
+    if not slow:
+        return "all in one backward pass"
+    named = ", ".join(slow[:3]) + (f" and {len(slow) - 3} more" if len(slow) > 3 else "")
+    shared = len(session.parts.model.shared_parameters())
+    return f"one backward pass, and one more a task for {len(slow)} of {shared} shared parameters ({named})"
 
 
 def show_table(table: Table, stacked: Sequence[str], console: Console) -> None:

@@ -59,7 +59,7 @@ def predict_together(
                 for name, own in rows.items():
                     targets = own.target.collate([own.labels[i] for i in chosen], width)
                     slices[name] = TaskSlice(part.start, part.stop, part.copies, targets)
-                batch = MicroBatch(batch.tokens, slices).to(hardware.torch_device)
+                batch = MicroBatch(batch.tokens, slices, batch.lengths).to(hardware.torch_device)
                 for name, outputs in model(batch).items():
                     answers = model.head(name).predict(outputs, batch.slices[name].targets)
                     for row, answer in zip(chosen.tolist(), answers, strict=True):

@@ -6,13 +6,15 @@ for weights from the Gramian or for element-wise combining. Head parameters neve
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
+from mtk.capture import Capture, RowRanges, verify
 from mtk.errors import MTKError
 from mtk.gramian import Gradients, add, gramian, norm_of, scale
 from mtk.interfaces import GradientCombiner, StepInfo
@@ -62,6 +64,12 @@ class GradientEngine:
             raise MTKError("shared: expected parameters, found something else; give for example model.parameters()")
         self._owned = None if owned is None else _split(owned, set(self._shared))
         self._info: StepInfo | None = None
+        self._capture = Capture(p for p in self._shared if p.requires_grad)
+
+    @property
+    def shared(self) -> Sequence[nn.Parameter]:
+        """The parameters that the combiner acts on."""
+        return self._shared
 
     def start(self, info: StepInfo, micro_batches: int = 1) -> None:
         """Begins a step of `info.tasks`: all the tasks that are in any of its micro-batches.
@@ -80,6 +88,7 @@ class GradientEngine:
         self._info, self._micro_batches, self._done = info, micro_batches, 0
         self._plain = needs == "nothing" or (needs == "losses" and micro_batches == 1)
         self._params = [p for p in self._shared if p.requires_grad]
+        self._watched = self._held = False
         self._losses: dict[str, Tensor] = {}
         self._buffers: dict[str, Gradients] = {name: [None] * len(self._params) for name in info.tasks}
         for p in self._shared:
@@ -92,6 +101,32 @@ class GradientEngine:
             self._weights = self._checked(weights, info, finite=True, unread=True)
             if needs == "gram":
                 self._scales = dict(zip(info.tasks, self._weights, strict=True))
+
+    def watch(self, ranges: RowRanges) -> AbstractContextManager[object]:
+        """What to enter for the forward and the losses of a micro-batch whose tasks' rows lie as `ranges` says.
+
+        `backward` then takes the tasks' gradients from one pass, as far as `mtk.capture` can tell the rows apart, and
+        needs a pass a task for the rest. Where one plain backward serves the combiner anyway, nothing is watched. Other
+        rows than a task's own must not feel its loss. Use: `with engine.watch(ranges): losses = ...`.
+        """
+        info = self._running()
+        if self._plain or not self._params:
+            return nullcontext()
+        self._watched = True
+        if self._capture.parameters != set(self._params):  # something froze or thawed
+            self._capture = Capture(self._params)
+        self._capture.begin(info.tasks, ranges)
+        return self._capture
+
+    def check(self, losses: Callable[[], Mapping[str, Tensor]], ranges: RowRanges) -> list[nn.Parameter]:
+        """Compares what `watch` gives with a plain backward a task; what differs takes those from then on.
+
+        losses: see `mtk.capture.verify`. Returns the parameters that take a backward a task; none where one plain
+        backward serves the combiner anyway.
+        """
+        if self.combiner.needs in ("nothing", "losses") or not self._capture.parameters:
+            return []
+        return verify(self._capture, losses, ranges)
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Takes the gradients of one micro-batch: a scalar loss a present task, divided by the whole step's count.
@@ -116,10 +151,37 @@ class GradientEngine:
             _backward(list(reach.values()), [_like(loss, weights[name]) for name, loss in reach.items()])
         elif not self._params:
             _backward(list(reach.values()), [_like(loss, self._scales.get(name)) for name, loss in reach.items()])
+        elif self._watched:
+            self._backward_at_once(reach)
         else:
             for place, (name, loss) in enumerate(reach.items(), start=1):
                 torch.autograd.backward(loss, _like(loss, self._scales.get(name)), retain_graph=place < len(reach))
                 add(self._buffers[name], self._take())
+
+    def _backward_at_once(self, reach: Mapping[str, Tensor]) -> None:
+        """One backward for all tasks, and one a task for parameters of which autograd still has gradients."""
+        capture, self._watched = self._capture, False
+        scales = [_like(loss, self._scales.get(name)) for name, loss in reach.items()]
+        if reach:
+            torch.autograd.backward(list(reach.values()), scales, retain_graph=not capture.whole)
+        others = [p for p in self._params if p.grad is not None]
+        for p in others:
+            p.grad = None
+        places = [place for place, p in enumerate(self._params) if p in set(others)]
+        capture.recording = False
+        for (name, loss), weight in zip(reach.items(), scales if others else (), strict=bool(others)):
+            more: Gradients = [None] * len(self._params)
+            found = torch.autograd.grad(loss, others, weight, retain_graph=True, allow_unused=True)
+            for place, g in zip(places, found, strict=True):
+                more[place] = None if g is None else (g.to_dense() if g.is_sparse else g).clone()
+            add(self._buffers[name], more)
+        capture.recording = True
+        self._held = self.combiner.needs == "gram" and self._micro_batches == 1
+        for place in places if self._held else range(len(self._params)):
+            for name, g in zip(self._buffers, capture.release(self._params[place]) or (), strict=False):
+                column: Gradients = [None] * len(self._params)
+                column[place] = g
+                add(self._buffers[name], column)
 
     def finish(self, max_norm: float | None = None) -> GradientReport:
         """Leaves the combined gradient in `.grad`, clipped to the norm `max_norm` over shared and owned parameters.
@@ -151,6 +213,8 @@ class GradientEngine:
 
     def _finish_gram(self, info: StepInfo, max_norm: float | None) -> GradientReport:
         gram = gramian([self._buffers[name] for name in info.tasks])
+        if self._held:
+            gram = gram + self._capture.gram()
         bad = [name for name, finite in zip(info.tasks, gram.diagonal().isfinite(), strict=True) if not finite]
         if bad:
             raise MTKError(
@@ -199,8 +263,9 @@ class GradientEngine:
         total: Gradients = [None] * len(self._params)
         for name, weight in zip(info.tasks, weights, strict=True):
             add(total, self._buffers.pop(name), weight)
+        held = self._capture.combined(weights) if self._held else {}
         for p, g in zip(self._params, total, strict=True):
-            p.grad = g
+            p.grad = held.get(p, g)
 
     def _take(self) -> Gradients:
         """The shared gradients, taken out of `.grad`, each in memory of its own."""

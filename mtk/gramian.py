@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 _WIDTH = 1 << 18  # entries of each task's gradient that are upcast at a time: T float64 rows of them fit a CPU's cache
 
+_CHUNK = 4096  # entries whose products are summed in float32
+
 Gradients = list[Tensor | None]  # one entry a shared parameter, None where the task does not reach it
 
 
@@ -39,6 +41,43 @@ def gramian(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
                 filled = 0
     total += slab[:, :filled] @ slab[:, :filled].T
     return ((total + total.T) / 2).cpu()
+
+
+@torch.no_grad()
+def gramian_of_stack(stack: Tensor) -> Tensor:
+    """The inner products of one parameter's T gradients, stack [T, ...]: [T, T] float64 (MPS: float32), on its device.
+
+    On the CPU, float32 products over 4,096 entries at a time, summed in float64 (a relative error of about 1e-6 against
+    1e-3 for one product over millions), which is four times as fast as float64 throughout.
+    """
+    flat = stack.reshape(len(stack), -1)
+    if stack.device.type == "mps":
+        return flat.float() @ flat.float().T
+    if stack.device.type != "cpu" or stack.dtype == torch.float64:
+        wide = flat.double()
+        return wide @ wide.T
+    total = torch.zeros(len(flat), len(flat), dtype=torch.float64)
+    block = max(_CHUNK, _WIDTH * 4 // len(flat) // _CHUNK * _CHUNK)
+    for start in range(0, flat.size(1), block):
+        part = flat[:, start : start + block]
+        even = part.size(1) // _CHUNK * _CHUNK
+        if even:
+            chunks = part[:, :even].unflatten(1, (-1, _CHUNK)).transpose(0, 1).float()  # [chunks, T, 4096]
+            total += torch.bmm(chunks, chunks.transpose(1, 2)).sum(0, dtype=torch.float64)
+        if even < part.size(1):
+            rest = part[:, even:].double()
+            total += rest @ rest.T
+    return total
+
+
+@torch.no_grad()
+def weighted_sum(stack: Tensor, weights: Sequence[float]) -> Tensor:
+    """stack [T, ...], weights [T] -> their sum [...], in float32 at least."""
+    dtype = torch.promote_types(stack.dtype, torch.float32)
+    total = stack[0].to(dtype, copy=True).mul_(weights[0])
+    for part, weight in zip(stack[1:], weights[1:], strict=True):
+        total.add_(part, alpha=weight)
+    return total
 
 
 @torch.no_grad()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mtk.assembly import Parts
-from mtk.data import MicroBatch, Step, generator
+from mtk.data import MicroBatch, Step, fuse, generator
 from mtk.errors import CheckpointError, ConfigError, MTKError
 from mtk.evaluation import Scores, evaluate
 from mtk.gradients import GradientEngine, GradientReport
@@ -91,15 +93,39 @@ class Training:
         self.total = sum(parts.plan.step_count(parts.train, epoch) for epoch in epochs)
         if self.config.train.max_steps is not None:
             self.total = min(self.total, self.config.train.max_steps)
+        self._engine: GradientEngine | None = None
+        self.slow_parameters: list[str] = []
+        self.engine()
+
+    def engine(self) -> GradientEngine:
+        """The gradient engine; a new one, checked on a few rows, where something froze or thawed.
+
+        `slow_parameters` names the shared ones whose per-task gradients take a backward pass a task.
+        """
+        parts, shared = self.parts, self.parts.model.shared_parameters()
+        if self._engine is None or set(shared) != set(self._engine.shared):
+            self._engine = GradientEngine(shared, parts.combiner, parts.model.head_parameters())
+            few = {name: np.unique([0, len(rows) - 1]) for name, rows in parts.train.items()}
+            batch = fuse(parts.train, few, parts.model.encoder.tokenizer.pad_id).to(parts.hardware.torch_device)
+            rng = rng_state(parts.hardware.device)
+            parts.model.train()
+
+            def losses() -> dict[str, Tensor]:
+                set_rng_state(parts.hardware.device, rng)
+                return parts.model.losses(batch, parts.model(batch))
+
+            slow = self._engine.check(losses, batch.ranges)
+            set_rng_state(parts.hardware.device, rng)
+            names = {p: name for name, p in parts.model.named_parameters()}
+            self.slow_parameters = sorted(names[p] for p in slow)
+        return self._engine
 
     def run(self) -> Iterator[Event]:
         """The loop. Raises MTKError when a loss is no longer finite; the model is then as after the last step."""
         at = self.position
         while at.ended is None:
             start = time.perf_counter()
-            engine = GradientEngine(
-                self.parts.model.shared_parameters(), self.parts.combiner, self.parts.model.head_parameters()
-            )
+            engine = self.engine()
             self.parts.model.train()
             steps = self.parts.plan.steps(self.parts.train, at.epoch)
             while at.step < len(steps) and at.done < self.total:
@@ -157,7 +183,8 @@ class Training:
         """The step's mean loss by task, weighted; sends each micro-batch's share backward where there is an engine."""
         losses: dict[str, Tensor] = {}
         for batch in batches:
-            with self.parts.hardware.autocast():
+            watched = nullcontext() if engine is None else engine.watch(batch.ranges)
+            with watched, self.parts.hardware.autocast():
                 sums = self.parts.model.losses(batch, self.parts.model(batch))
             shares = {n: total * (self.parts.weight(n) / max(1, counts[n])) for n, total in sums.items()}
             if engine is not None:

@@ -22,7 +22,7 @@ LAYERS = (
     ("targets", "hookspecs"),
     ("options", "registration", "building", "plugins"),
     ("config", "settings"),
-    ("data", "device", "model", "gramian", "gradients", "tables", "rows"),
+    ("data", "device", "model", "gramian", "capture", "gradients", "tables", "rows"),
     ("assembly", "evaluation", "checkpoint", "datacheck"),
     ("training",),
     ("run",),

@@ -1,0 +1,313 @@
+"""Per-task gradients from one backward equal those of a plain backward a task, whatever the model is made of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mtk.assembly import assemble
+from mtk.capture import Capture, RowRanges, verify
+from mtk.data import fuse
+from mtk.device import Hardware
+from mtk.gradients import GradientEngine
+from mtk.gramian import gramian, gramian_of_stack, weighted_sum
+from mtk.interfaces import StepInfo
+from mtk.training import Training
+from mtk_combiners.graddrop import GradDrop
+from mtk_combiners.pcgrad import PCGrad
+from mtk_combiners.sum import Sum
+from mtk_encoders.tiny import tiny_bert
+from tests.test_training import FOUR, toy_parts
+from tests.toy_plugin import config
+
+pytestmark = pytest.mark.usefixtures("toys")
+torch.set_num_threads(1)
+RANGES = RowRanges(5, {5: {"a": (0, 2), "b": (2, 5)}})
+TASKS = ("a", "b")
+
+
+def both(model: nn.Module, forward, ranges: RowRanges = RANGES):
+    """Captured gradients by task, those of T plain backwards, and the capture."""
+    capture = Capture(model.parameters())
+    capture.begin(TASKS, ranges)
+    with capture:
+        losses = forward()
+    torch.autograd.backward(list(losses.values()))
+    parameters = list(model.parameters())
+    left = [p.grad is not None for p in parameters]
+    model.zero_grad()
+    gram = capture.gram()
+    columns = capture.columns(parameters)
+    plain = forward()
+    wanted = {
+        name: torch.autograd.grad(plain[name], parameters, retain_graph=True, allow_unused=True) for name in TASKS
+    }
+    return columns, wanted, left, gram, capture
+
+
+def assert_equal(columns, wanted, **tolerance) -> None:
+    for name in TASKS:
+        for ours, right in zip(columns[name], wanted[name], strict=True):
+            torch.testing.assert_close(ours, torch.zeros_like(ours) if right is None else right, **tolerance)
+
+
+def split(out: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Two losses, each of its own rows."""
+    return {"a": out[:2].sin().sum(), "b": out[2:].square().sum()}
+
+
+class Block(nn.Module):
+    """Tokens [5, L] through an embedding, a norm and two linear layers; the tokens may be packed or padded."""
+
+    def __init__(self, padding_idx=None, bias=True, tied=False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = nn.Embedding(11, 6, padding_idx=padding_idx)
+        self.positions = nn.Embedding(4, 6)
+        self.norm = nn.LayerNorm(6, bias=bias)
+        self.dense = nn.Linear(6, 6, bias=bias)
+        self.out = nn.Linear(6, 11, bias=False)
+        if tied:
+            self.out.weight = self.words.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        positions = torch.arange(ids.size(1))[None]  # [1, L], broadcast over the rows
+        hidden = self.words(ids) + self.positions(positions)
+        hidden = self.dense(self.dense(self.norm(hidden)).relu())  # one layer used twice
+        return self.out(hidden)
+
+
+@pytest.mark.parametrize("settings", [{}, {"padding_idx": 3}, {"padding_idx": -8}, {"bias": False}, {"tied": True}])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_linear_norm_and_embedding(settings, dtype) -> None:
+    model = Block(**settings).to(dtype)
+    ids = torch.randint(0, 11, (5, 4), generator=torch.Generator().manual_seed(1))
+    columns, wanted, left, gram, _ = both(model, lambda: split(model(ids)))
+    assert not any(left)
+    assert_equal(columns, wanted)
+    torch.testing.assert_close(gram, gramian([wanted[name] for name in TASKS]), rtol=1e-5, atol=1e-6)
+
+
+def test_under_bfloat16_autocast_they_are_what_autocast_gives() -> None:
+    model = Block()
+    ids = torch.randint(0, 11, (5, 4), generator=torch.Generator().manual_seed(1))
+
+    def forward():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return split(model(ids).float())
+
+    columns, wanted, left, _, _ = both(model, forward)
+    assert not any(left)
+    assert all(g.dtype == torch.float32 for g in columns["a"])
+    assert_equal(columns, wanted, rtol=0.02, atol=0.02)
+
+
+class Odd(nn.Module):
+    """Parameters used as tensors, on rows that are nobody's, through a list, twice in two ways, and not at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.scale = nn.Parameter(torch.randn(6))
+        self.table = nn.Linear(6, 6)
+        self.pieces = nn.ParameterList([torch.randn(3, 6), torch.randn(3, 6)])
+        self.dense = nn.Linear(6, 6)
+        self.unused = nn.Linear(6, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        table = self.table(torch.ones(3, 6)).mean(0)
+        joined = torch.cat(list(self.pieces))
+        return self.dense(x * self.scale + table) @ joined + self.dense.weight.sum()
+
+
+def test_other_uses_are_left_to_autograd() -> None:
+    model, x = Odd(), torch.randn(5, 6)
+    columns, wanted, left, _, _ = both(model, lambda: split(model(x)))
+    names = [name for name, _ in model.named_parameters()]
+    found = {name for name, is_left in zip(names, left, strict=True) if is_left}
+    assert found == {"scale", "table.weight", "table.bias", "pieces.0", "pieces.1", "dense.weight"}
+    place = names.index("dense.bias")
+    torch.testing.assert_close(columns["b"][place], wanted["b"][place])
+    assert [g is None for g in columns["a"]] == [name not in ("dense.weight", "dense.bias") for name in names]
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2])
+@pytest.mark.parametrize("combiner", [PCGrad, GradDrop])
+@pytest.mark.parametrize("make", [Odd, Block])
+def test_the_engine_adds_what_autograd_has_to_what_was_captured(make, combiner, micro_batches) -> None:
+    """Watched and not, the same gradients come out, at every one of several steps."""
+    model = make()
+    x = torch.randn(5, 6) if make is Odd else torch.randint(0, 11, (5, 4))
+    watched, plain = (GradientEngine(list(model.parameters()), combiner()) for _ in range(2))
+    for step in range(3):
+        found = []
+        for engine in (watched, plain):
+            info = StepInfo(TASKS, step, 0, torch.Generator().manual_seed(step))
+            engine.start(info, micro_batches)
+            for part in range(micro_batches):
+                rows = (x + step + part) if make is Odd else (x + step + part) % 11
+                if engine is watched:
+                    with engine.watch(RANGES):
+                        losses = split(model(rows))
+                else:
+                    losses = split(model(rows))
+                engine.backward(losses)
+            report = engine.finish()
+            found.append(([None if p.grad is None else p.grad.clone() for p in model.parameters()], report))
+            with torch.no_grad():  # the loop may do as it likes with what it was given
+                for p in model.parameters():
+                    if p.grad is not None and step == 1:
+                        p.grad.add_(1)
+            model.zero_grad(set_to_none=True)
+        for ours, right in zip(found[0][0], found[1][0], strict=True):
+            zero = torch.zeros(()) if right is None else torch.zeros_like(right)
+            torch.testing.assert_close(zero if ours is None else ours, zero if right is None else right)
+        assert found[0][1].conflicts == found[1][1].conflicts
+        torch.testing.assert_close(found[0][1].weights, found[1][1].weights)
+
+
+def test_constant_weights_watch_nothing() -> None:
+    model, x = Block(), torch.randint(0, 11, (5, 4))
+    engine = GradientEngine(list(model.parameters()), Sum())
+    engine.start(StepInfo(TASKS, 0, 0, torch.Generator()))
+    with engine.watch(RANGES):
+        out = model(x)
+    assert "Linear" not in type(out.grad_fn).__name__ or not hasattr(out.grad_fn, "capture")
+    engine.backward(split(out))
+    assert all(p.grad is not None for p in model.parameters())
+
+
+# ---------------------------------------------------------------------------------------------- the check
+
+
+class Coupled(Block):
+    """Rows that feel each other: what the spans say of them is not true."""
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        hidden = self.dense(self.norm(self.words(ids)))
+        return self.out(hidden - hidden.mean(0, keepdim=True))
+
+
+def test_verify_refuses_what_differs() -> None:
+    model, ids = Coupled(), torch.randint(0, 11, (5, 4), generator=torch.Generator().manual_seed(1))
+    capture = Capture(model.parameters())
+    slow = verify(capture, lambda: split(model(ids)), RANGES)
+    names = {p: name for name, p in model.named_parameters()}
+    assert {names[p] for p in slow} == {"words.weight", "norm.weight", "norm.bias", "dense.weight", "dense.bias"}
+    assert all(p.grad is None for p in model.parameters())
+    engine = GradientEngine(list(model.parameters()), PCGrad())
+    assert set(engine.check(lambda: split(model(ids)), RANGES)) == set(slow)
+    engine.start(StepInfo(TASKS, 0, 0, torch.Generator().manual_seed(0)))
+    with engine.watch(RANGES):
+        losses = split(model(ids))
+    engine.backward(losses)
+    report = engine.finish()
+    plain = split(model(ids))
+    rows = [
+        torch.autograd.grad(plain[n], list(model.parameters()), retain_graph=True, allow_unused=True) for n in TASKS
+    ]
+    torch.testing.assert_close(report.gram, gramian(rows), rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_that_the_recorded_calls_break_is_left_alone() -> None:
+    class Squeezing(Block):
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            positions = self.positions(torch.arange(ids.size(1))[None]).view(ids.size(1), 6)  # fails for [5, L, 6]
+            return self.out(self.dense(self.norm(self.words(ids) + positions)))
+
+    model, ids = Squeezing(), torch.randint(0, 11, (5, 4))
+    slow = verify(Capture(model.parameters()), lambda: split(model(ids)), RANGES)
+    assert len(slow) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "pooler"])
+def test_our_bert_takes_one_backward_with_every_kind_of_head(pooling) -> None:
+    parts = assemble(
+        config(tasks=FOUR, combiner="pcgrad"), Hardware("cpu", "fp32", 1), encoder=tiny_bert(pooling=pooling)
+    )
+    training = Training(parts)
+    assert training.slow_parameters == []
+    names = training.engine().shared
+    assert len(names) == len(list(parts.model.encoder.parameters()))
+
+
+def test_the_check_changes_no_draw_and_no_gradient() -> None:
+    parts = toy_parts(config(tasks=FOUR, combiner="pcgrad"), PCGrad(), dropout=0.3)
+    before = torch.get_rng_state()
+    training = Training(parts)
+    assert torch.equal(before, torch.get_rng_state())
+    assert training.slow_parameters == [] and all(p.grad is None for p in parts.model.parameters())
+
+
+KINDS = ["bert", "roberta", "distilbert", "electra", "t5", "gpt2"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_transformers_models(kind, tmp_path: Path) -> None:
+    """Most of each model is captured; whatever is not takes a pass a task, and the sum is exact."""
+    pytest.importorskip("transformers", reason="transformers is not installed (extra hf)")
+    from mtk_encoders.hf import hf
+    from tests.test_mtk_encoders_hf import checkpoint
+
+    parts = assemble(
+        config(tasks=FOUR, combiner="pcgrad"),
+        Hardware("cpu", "fp32", 1),
+        encoder=hf(source=str(checkpoint(tmp_path, kind)), dropout=0.1),
+    )
+    training = Training(parts)
+    shared = parts.model.shared_parameters()
+    few = {"t5": 4, "gpt2": 5}.get(kind, 0)  # T5's norms and relative positions, GPT-2's transposed layers
+    if kind == "gpt2":
+        assert 0 < len(training.slow_parameters) < len(shared)
+    else:
+        assert len(training.slow_parameters) == few, training.slow_parameters
+    rows = {name: torch.arange(3).numpy() for name in parts.train}
+    batch = fuse(parts.train, rows, parts.model.encoder.tokenizer.pad_id)
+    engine = training.engine()
+
+    def losses():
+        torch.manual_seed(4)
+        return parts.model.losses(batch, parts.model(batch))
+
+    plain = losses()
+    wanted = [torch.autograd.grad(loss, shared, retain_graph=True, allow_unused=True) for loss in plain.values()]
+    engine.start(StepInfo(tuple(plain), 0, 0, torch.Generator().manual_seed(0)))
+    with engine.watch(batch.ranges):
+        found = losses()
+    engine.backward(found)
+    report = engine.finish()
+    torch.testing.assert_close(report.gram, gramian(wanted), rtol=1e-4, atol=1e-4 * float(gramian(wanted).max()))
+    weights = report.weights.tolist()
+    for place, p in enumerate(shared):
+        parts_of = [row[place] for row in wanted]
+        right = sum(w * g for w, g in zip(weights, parts_of, strict=True) if g is not None)
+        torch.testing.assert_close(p.grad, right, rtol=1e-3, atol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------- arithmetic
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1, 4095, 4096, 3 * 4096 + 5, 1_500_000])
+def test_gramian_of_a_stack(dtype, size) -> None:
+    stack = torch.randn(3, size, generator=torch.Generator().manual_seed(0)).to(dtype)
+    exact = stack.double() @ stack.double().T
+    found = gramian_of_stack(stack)
+    assert found.dtype == torch.float64
+    assert float((found - exact).abs().max()) <= 2e-6 * float(exact.max())
+
+
+def test_weighted_sum_leaves_its_terms() -> None:
+    stack = torch.randn(3, 4, 5)
+    kept = stack.clone()
+    torch.testing.assert_close(weighted_sum(stack, [0.5, 2.0, -1.0]), 0.5 * stack[0] + 2 * stack[1] - stack[2])
+    assert torch.equal(stack, kept)
+    assert weighted_sum(stack.bfloat16(), [1.0, 0.0, 0.0]).dtype == torch.float32
+
+
+def test_linear_is_the_function_that_modules_call() -> None:
+    assert F.linear is torch._C._nn.linear  # the recorded calls are known by their function
