@@ -13,25 +13,7 @@ from ours import Stepper, start
 from scaling import COMBINERS
 
 # one token each in BERT's vocabulary, and in that of the `tiny` encoder
-WORDS = (
-    "the",
-    "of",
-    "and",
-    "in",
-    "to",
-    "is",
-    "was",
-    "for",
-    "on",
-    "with",
-    "by",
-    "he",
-    "that",
-    "at",
-    "from",
-    "his",
-    "it",
-)
+WORDS = ("the", "of", "and", "in", "to", "is", "was", "for", "on", "with", "by", "he", "that", "at", "from", "it")
 LABELS = 5
 
 
