@@ -39,20 +39,23 @@ class Capture(TorchFunctionMode):
     After `begin(tasks, ranges)`, a forward under `with capture:` and a backward, `gram`, `combined` and `columns` tell
     of the T tasks' gradients. Any other use of a parameter, on what does not lead with the batch's rows or tokens say,
     is autograd's as ever. Calls with parameters in `refused` are left to autograd too.
+    only_embeddings: leaves linear layers and norms to autograd, and spares the dense gradient of the word embedding,
+    half of a small encoder's parameters, of which few rows are not zero.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], only_embeddings: bool = False) -> None:
         super().__init__()
         self.parameters = set(parameters)
+        self.rules = {F.embedding: Capture._embedding} if only_embeddings else _RULES
         self.refused: set[nn.Parameter] = set()
         self.recording = True
         # Of embeddings: the last dense gradient, its rows that are not 0, and its version when we had written them.
         self._buffers: dict[nn.Parameter, tuple[Tensor, Tensor, int]] = {}
         self._pool: dict[nn.Parameter, Tensor] = {}
-        self.begin((), RowRanges(0, {}))
+        self.begin(())
 
-    def begin(self, tasks: Sequence[str], ranges: RowRanges) -> None:
-        """Forgets the last micro-batch and awaits one whose rows lie as `ranges` says."""
+    def begin(self, tasks: Sequence[str], ranges: RowRanges | None = None) -> None:
+        """Forgets the last micro-batch and awaits one whose rows lie as `ranges` says; None: all are the one task's."""
         self._tasks, self._ranges = tuple(tasks), ranges
         self._uses: Counter[nn.Parameter] = Counter()
         self._left: set[nn.Parameter] = set()  # used in a way that is autograd's
@@ -72,7 +75,7 @@ class Capture(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        rule = _RULES.get(func)
+        rule = self.rules.get(func)
         if rule is not None:
             out = rule(self, *args, **kwargs)
             if out is not None:
@@ -87,7 +90,10 @@ class Capture(TorchFunctionMode):
         known = [p for p in parameters if p is not None]
         if any(p not in self.parameters or p in self.refused for p in known) or not known:
             return None
-        by_task = self._ranges.spans.get(rows.size(0)) if rows.dim() > 0 else None
+        by_task: Mapping[str, tuple[int, int]] | None = None
+        if rows.dim() > 0:
+            everything = {name: (0, rows.size(0)) for name in self._tasks}
+            by_task = everything if self._ranges is None else self._ranges.spans.get(rows.size(0))
         if by_task is None:
             return None
         self._uses.update(known)  # type: ignore[arg-type]
@@ -130,8 +136,9 @@ class Capture(TorchFunctionMode):
     ) -> Tensor | None:
         if max_norm is not None or scale_grad_by_freq:
             return None
-        if input.dim() > 1 and input.size(0) == 1 < self._ranges.rows:  # positions, for all rows alike
-            input = input.expand(self._ranges.rows, *input.shape[1:])
+        rows = 1 if self._ranges is None else self._ranges.rows
+        if input.dim() > 1 and input.size(0) == 1 < rows:  # positions, for all rows alike
+            input = input.expand(rows, *input.shape[1:])
         if (spans := self._spans(input, (weight,))) is None:
             return None
         return _Embedding.apply(input, weight, padding_idx, self, spans)
@@ -175,18 +182,22 @@ class Capture(TorchFunctionMode):
                 self._rows[p] = _rows_by_task(pieces)
         self._looked_up = {}
 
-    def gram(self) -> Tensor:
-        """The Gramian [T, T] over all captured parameters, float64 on the CPU: here a GPU is waited for."""
+    def grams(self) -> dict[nn.Parameter, Tensor]:
+        """The Gramian [T, T] of each captured parameter, float64 on its device."""
         self._settle()
-        size = len(self._tasks)
-        grams = [self._grams.get(p, None) for p in self._stacks]
-        missing = [gramian_of_stack(s) for (_, s), g in zip(self._stacks.items(), grams, strict=True) if g is None]
-        missing += [gramian_of_stack(values) for _, values in self._rows.values()]
-        found = [g for g in grams if g is not None] + missing
-        return torch.stack(found).sum(0).cpu().double() if found else torch.zeros(size, size, dtype=torch.float64)
+        for p, stack in (*self._stacks.items(), *((p, values) for p, (_, values) in self._rows.items())):
+            if p not in self._grams:
+                self._grams[p] = gramian_of_stack(stack)
+        return self._grams
+
+    def norm(self) -> float:
+        """Of the sum of the tasks' gradients."""
+        self._settle()
+        parts = [*self._stacks.values(), *(values for _, values in self._rows.values())]
+        return float(sum(float(part.sum(0).double().square().sum()) for part in parts)) ** 0.5
 
     def combined(self, weights: Sequence[float]) -> dict[nn.Parameter, Tensor]:
-        """Each captured parameter's gradient: the sum of the tasks', with `weights` [T]."""
+        """Each captured parameter's gradient: the sum of the tasks', with `weights` [T]. Forgets them."""
         self._settle()
         out = {p: weighted_sum(stack, weights).to(p.dtype) for p, stack in self._stacks.items()}
         for p, (ids, values) in self._rows.items():
@@ -194,7 +205,7 @@ class Capture(TorchFunctionMode):
             dense[ids] = weighted_sum(values, weights).to(p.dtype)
             self._buffers[p] = (dense, ids, dense._version)
             out[p] = dense
-        self.begin((), RowRanges(0, {}))
+        self.begin(())
         return out
 
     def _cleared(self, p: nn.Parameter) -> Tensor:

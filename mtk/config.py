@@ -99,6 +99,9 @@ class TrainConfig(Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     threads: int | None = Field(default=None, ge=1, le=1024)
+    nonfinite: Literal["stop", "skip"] = "stop"
+    diagnose: Literal["none", "whole", "layers"] = "whole"
+    diagnose_every: int = Field(default=20, ge=1)
 
 
 class RunConfig(Section):

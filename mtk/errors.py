@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class MTKError(Exception):
@@ -24,6 +24,18 @@ class PluginError(MTKError):
 
 class CheckpointError(MTKError):
     """A checkpoint or run folder cannot be read, written or resumed."""
+
+
+class NonFiniteError(MTKError):
+    """A gradient or loss of `tasks` (empty: of nobody knows whom) is not finite."""
+
+    def __init__(self, tasks: Sequence[str], step: int, what: str = "gradient") -> None:
+        whose = f"the {what} of task {' and '.join(map(repr, tasks))}" if tasks else f"the {what}"
+        super().__init__(
+            f"step {step + 1}: {whose} is not finite; try a lower learning rate or fp32 precision, and look at the "
+            "task's labels"
+        )
+        self.tasks, self.what = tuple(tasks), what
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -6,16 +6,17 @@ for weights from the Gramian or for element-wise combining. Head parameters neve
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 
 import torch
 from torch import Tensor, nn
 
 from mtk.capture import Capture, RowRanges, verify
-from mtk.errors import MTKError
+from mtk.errors import MTKError, NonFiniteError
 from mtk.gramian import Gradients, add, gramian, norm_of, scale
 from mtk.interfaces import GradientCombiner, StepInfo
 
@@ -25,16 +26,21 @@ class GradientReport:
     """What became of one step's gradients. T is in the order of `tasks`.
 
     weights: [T] float64 CPU, what each task's shared gradient was multiplied with, clipping aside (element-wise: ones).
-    gram: [T, T] float64 CPU, where the combiner needs it: before its gradient weights, after its loss weights.
-    norm: of the whole gradient before clipping, where `max_norm` was given.
-    conflicts: pairs i < j with gram[i, j] < 0, where there is a gram.
+    gram: [T, T] float64 CPU, the inner products of the tasks' gradients before any weight; None where neither the
+        combiner nor `diagnose` asked for it. layers: the same by the names of the engine's `groups`.
+    norm: of the whole gradient before clipping; None where neither `max_norm` nor `finite` asked for it.
     """
 
     tasks: tuple[str, ...]
     weights: Tensor
     gram: Tensor | None = None
     norm: Tensor | float | None = None
-    conflicts: int | None = None
+    layers: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def conflicts(self) -> int | None:
+        """Pairs i < j with gram[i, j] < 0, where there is a gram."""
+        return None if self.gram is None else int((self.gram.triu(1) < 0).sum())
 
 
 class GradientEngine:
@@ -43,6 +49,7 @@ class GradientEngine:
     shared: the parameters that the combiner acts on (ties are taken once; those frozen at `start` are left out).
     owned: each task's own parameters: part of the norm, clipped, and scaled by loss weights under accumulation.
     A parameter in both is shared; one that two tasks own belongs into `shared`. Raises MTKError otherwise.
+    groups: names for parts of `shared`, whose Gramians a diagnosed step reports too.
 
     Shared `.grad` is emptied by `start` and overwritten by `finish`; other parameters' `.grad` is added to during
     `backward`, so the loop zeroes it. Sparse shared gradients of Gramian and element-wise combiners become dense.
@@ -53,6 +60,7 @@ class GradientEngine:
         shared: Sequence[nn.Parameter],
         combiner: GradientCombiner,
         owned: Mapping[str, Sequence[nn.Parameter]] | None = None,
+        groups: Mapping[str, Sequence[nn.Parameter]] | None = None,
     ) -> None:
         if combiner.needs not in ("nothing", "losses", "gram", "gradients"):
             raise MTKError(
@@ -63,17 +71,25 @@ class GradientEngine:
         if any(not isinstance(p, Tensor) or not p.is_leaf for p in self._shared):
             raise MTKError("shared: expected parameters, found something else; give for example model.parameters()")
         self._owned = None if owned is None else _split(owned, set(self._shared))
+        self._groups = {name: set(part) for name, part in (groups or {}).items()}
         self._info: StepInfo | None = None
-        self._capture = Capture(p for p in self._shared if p.requires_grad)
+        trainable = [p for p in self._shared if p.requires_grad]
+        self._capture, self._rows = Capture(trainable), Capture(trainable, only_embeddings=True)
 
     @property
     def shared(self) -> Sequence[nn.Parameter]:
         """The parameters that the combiner acts on."""
         return self._shared
 
-    def start(self, info: StepInfo, micro_batches: int = 1) -> None:
+    @property
+    def by_task(self) -> bool:
+        """Whether every step takes each task's own gradients, be it a diagnosed one or not."""
+        return self.combiner.needs in ("gram", "gradients")
+
+    def start(self, info: StepInfo, micro_batches: int = 1, diagnose: bool = False) -> None:
         """Begins a step of `info.tasks`: all the tasks that are in any of its micro-batches.
 
+        diagnose: report the Gramian also where the combiner needs none: the same update, at a Gramian combiner's cost.
         Raises MTKError where the combiner weighs losses, `micro_batches` > 1 and a task's `owned` is not known.
         """
         if not info.tasks or len(set(info.tasks)) < len(info.tasks) or micro_batches < 1:
@@ -86,47 +102,51 @@ class GradientEngine:
                 f"give the engine `owned` parameters of {', '.join(sorted(unknown))} (empty lists are fine)"
             )
         self._info, self._micro_batches, self._done = info, micro_batches, 0
-        self._plain = needs == "nothing" or (needs == "losses" and micro_batches == 1)
+        self._diagnose = diagnose
+        self._early = needs == "nothing" or (needs == "losses" and micro_batches == 1)  # weights before the backward
+        self._plain = self._early and not diagnose
         self._params = [p for p in self._shared if p.requires_grad]
-        self._watched = self._held = False
+        for capture in (self._capture, self._rows):
+            if capture.parameters != set(self._params):  # something froze or thawed
+                capture.parameters = set(self._params)
+        self._watching: Capture | None = None
+        self._held: Capture | None = None
         self._losses: dict[str, Tensor] = {}
         self._buffers: dict[str, Gradients] = {name: [None] * len(self._params) for name in info.tasks}
         for p in self._shared:
             p.grad = None
-        self._scales: dict[str, Tensor] = {}  # of the losses, where a Gramian combiner has loss weights too
+        self._scales: Tensor | None = None  # [T], of the losses, where it is known before the backward
         asked = getattr(self.combiner.loss_weights, "__func__", None) is not GradientCombiner.loss_weights
         if needs == "nothing" or (needs == "gram" and asked):
             placeholder = torch.full((len(info.tasks),), torch.nan)  # who reads it after all gets NaN, and is told so
             weights = self.combiner.loss_weights(placeholder, info)
-            self._weights = self._checked(weights, info, finite=True, unread=True)
-            if needs == "gram":
-                self._scales = dict(zip(info.tasks, self._weights, strict=True))
+            self._scales = self._checked(weights, info, finite=True, unread=True)
 
     def watch(self, ranges: RowRanges) -> AbstractContextManager[object]:
         """What to enter for the forward and the losses of a micro-batch whose tasks' rows lie as `ranges` says.
 
         `backward` then takes the tasks' gradients from one pass, as far as `mtk.capture` can tell the rows apart, and
-        needs a pass a task for the rest. Where one plain backward serves the combiner anyway, nothing is watched. Other
-        rows than a task's own must not feel its loss. Use: `with engine.watch(ranges): losses = ...`.
+        needs a pass a task for the rest. Where one plain backward serves, embeddings alone are watched, and their
+        gradient is made of the rows that were looked up. Other rows than a task's own must not feel its loss, and
+        `ranges` covers every row. Use: `with engine.watch(ranges): losses = ...`.
         """
         info = self._running()
-        if self._plain or not self._params:
+        if not self._params:
             return nullcontext()
-        self._watched = True
-        if self._capture.parameters != set(self._params):  # something froze or thawed
-            self._capture = Capture(self._params)
-        self._capture.begin(info.tasks, ranges)
-        return self._capture
+        if not self._plain:
+            self._capture.begin(info.tasks, ranges)
+            self._watching = self._capture
+        elif self._micro_batches == 1 and self._params[0].device.type == "cpu":
+            self._rows.begin(("all",))
+            self._watching = self._rows
+        return nullcontext() if self._watching is None else self._watching
 
     def check(self, losses: Callable[[], Mapping[str, Tensor]], ranges: RowRanges) -> list[nn.Parameter]:
         """Compares what `watch` gives with a plain backward a task; what differs takes those from then on.
 
-        losses: see `mtk.capture.verify`. Returns the parameters that take a backward a task; none where one plain
-        backward serves the combiner anyway.
+        losses: see `mtk.capture.verify`. Returns the parameters that take a backward a task.
         """
-        if self.combiner.needs in ("nothing", "losses") or not self._capture.parameters:
-            return []
-        return verify(self._capture, losses, ranges)
+        return verify(self._capture, losses, ranges) if self._capture.parameters else []
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Takes the gradients of one micro-batch: a scalar loss a present task, divided by the whole step's count.
@@ -143,50 +163,49 @@ class GradientEngine:
             value = loss.detach().reshape(())
             self._losses[name] = self._losses[name] + value if name in self._losses else value.clone()
         self._done += 1
-        if self._plain and self.combiner.needs == "losses":
-            self._weights = self._checked(self.combiner.loss_weights(self._summed(info), info), info)
-        reach = {name: loss for name, loss in present.items() if loss.requires_grad}
-        if self._plain:
-            weights = dict(zip(info.tasks, self._weights, strict=True))
-            _backward(list(reach.values()), [_like(loss, weights[name]) for name, loss in reach.items()])
-        elif not self._params:
-            _backward(list(reach.values()), [_like(loss, self._scales.get(name)) for name, loss in reach.items()])
-        elif self._watched:
-            self._backward_at_once(reach)
+        if self._early and self.combiner.needs == "losses":
+            self._scales = self._checked(self.combiner.loss_weights(self._summed(info), info), info)
+        scales = {} if self._scales is None else dict(zip(info.tasks, self._scales, strict=True))
+        reach = {name: (x, _like(x, scales.get(name))) for name, x in present.items() if x.requires_grad}
+        capture, self._watching = self._watching, None
+        if self._plain or not self._params:
+            _backward(reach)
+            self._held = capture
+        elif capture is not None:
+            self._backward_at_once(reach, capture)
         else:
-            for place, (name, loss) in enumerate(reach.items(), start=1):
-                torch.autograd.backward(loss, _like(loss, self._scales.get(name)), retain_graph=place < len(reach))
+            for place, (name, (loss, weight)) in enumerate(reach.items(), start=1):
+                torch.autograd.backward(loss, weight, retain_graph=place < len(reach))
                 add(self._buffers[name], self._take())
 
-    def _backward_at_once(self, reach: Mapping[str, Tensor]) -> None:
+    def _backward_at_once(self, reach: Mapping[str, tuple[Tensor, Tensor]], capture: Capture) -> None:
         """One backward for all tasks, and one a task for parameters of which autograd still has gradients."""
-        capture, self._watched = self._capture, False
-        scales = [_like(loss, self._scales.get(name)) for name, loss in reach.items()]
-        if reach:
-            torch.autograd.backward(list(reach.values()), scales, retain_graph=not capture.whole)
-        others = [p for p in self._params if p.grad is not None]
-        for p in others:
+        _backward(reach, retain_graph=not capture.whole)
+        others = {place: p for place, p in enumerate(self._params) if p.grad is not None}
+        for p in others.values():
             p.grad = None
-        places = [place for place, p in enumerate(self._params) if p in set(others)]
         capture.recording = False
-        for (name, loss), weight in zip(reach.items(), scales if others else (), strict=bool(others)):
-            more: Gradients = [None] * len(self._params)
-            found = torch.autograd.grad(loss, others, weight, retain_graph=True, allow_unused=True)
-            for place, g in zip(places, found, strict=True):
-                more[place] = None if g is None else (g.to_dense() if g.is_sparse else g).clone()
-            add(self._buffers[name], more)
+        for name, (loss, weight) in reach.items() if others else ():
+            found = torch.autograd.grad(loss, list(others.values()), weight, retain_graph=True, allow_unused=True)
+            for place, g in zip(others, found, strict=True):
+                self._add(name, place, None if g is None else (g.to_dense() if g.is_sparse else g).clone())
         capture.recording = True
-        self._held = self.combiner.needs == "gram" and self._micro_batches == 1
-        for place in places if self._held else range(len(self._params)):
+        if self.combiner.needs != "gradients" and self._micro_batches == 1:
+            self._held = capture  # as it is; only what autograd has a part of goes into the buffers
+        for place in others if self._held else range(len(self._params)):
             for name, g in zip(self._buffers, capture.release(self._params[place]) or (), strict=False):
-                column: Gradients = [None] * len(self._params)
-                column[place] = g
-                add(self._buffers[name], column)
+                self._add(name, place, g)
 
-    def finish(self, max_norm: float | None = None) -> GradientReport:
+    def _add(self, name: str, place: int, gradient: Tensor | None) -> None:
+        column: Gradients = [None] * len(self._params)
+        column[place] = gradient
+        add(self._buffers[name], column)
+
+    def finish(self, max_norm: float | None = None, finite: bool = True) -> GradientReport:
         """Leaves the combined gradient in `.grad`, clipped to the norm `max_norm` over shared and owned parameters.
 
-        Raises MTKError where the step is not complete, or a task's shared gradient is not finite (Gramian combiners).
+        Raises NonFiniteError where a gradient is not finite (with `finite`; always where there is a Gramian, which
+        names the tasks), MTKError where the step is not complete.
         """
         info = self._running()
         missing = [name for name in info.tasks if name not in self._losses]
@@ -196,47 +215,83 @@ class GradientEngine:
                 f"{'no loss for ' + ', '.join(missing) if missing else 'a loss for every task'}; call backward for each"
             )
         self._info = None
-        if self.combiner.needs == "gram":
-            return self._finish_gram(info, max_norm)
-        if self.combiner.needs == "gradients":
-            weights = torch.ones(len(info.tasks))
-            self._combine_chunks(info)
-        elif self._plain:
-            weights = self._weights
-        else:
-            weights = self._checked(self.combiner.loss_weights(self._summed(info), info), info)
-            self._write(info, weights.tolist())
-            for name, weight in zip(info.tasks, weights.tolist(), strict=True):
-                scale((self._owned or {})[name], weight)
-        norm = None if max_norm is None else nn.utils.clip_grad_norm_([*self._params, *self._heads()], max_norm)
-        return GradientReport(info.tasks, weights.cpu().double(), norm=norm)
-
-    def _finish_gram(self, info: StepInfo, max_norm: float | None) -> GradientReport:
-        gram = gramian([self._buffers[name] for name in info.tasks])
-        if self._held:
-            gram = gram + self._capture.gram()
-        bad = [name for name, finite in zip(info.tasks, gram.diagonal().isfinite(), strict=True) if not finite]
-        if bad:
-            raise MTKError(
-                f"step {info.step + 1}: the gradient of task {' and '.join(map(repr, bad))} is not finite; "
-                "try a lower learning rate or fp32 precision, and look at the task's labels"
-            )
-        weights = torch.ones(len(info.tasks), dtype=torch.float64)
-        if self._params:  # with a frozen encoder there is nothing to combine, and a combiner's state is left alone
-            losses = self._summed(info).cpu().double()
-            weights = self._checked(self.combiner.gradient_weights(gram.clone(), losses, info), info, finite=True)
-            weights = weights.cpu().double()
-        norm, factor = None, 1.0
-        if max_norm is not None:
-            norm = (max(0.0, float(weights @ gram @ weights)) + norm_of(self._heads()) ** 2) ** 0.5
-            factor = max_norm / (norm + 1e-6)  # as torch.nn.utils.clip_grad_norm_ has it
-            factor = 1.0 if factor >= 1.0 else factor
+        needs, ones = self.combiner.needs, torch.ones(len(info.tasks), dtype=torch.float64)
+        scales = ones if self._scales is None else self._scales.cpu().double()
+        gram: Tensor | None = None
+        layers: dict[str, Tensor] = {}
+        norm: Tensor | float | None
+        if needs == "gram" or self._diagnose:
+            gram, layers = self._gramians(info)
+            bad = [name for name, fine in zip(info.tasks, gram.diagonal().isfinite(), strict=True) if not fine]
+            if bad:
+                raise NonFiniteError(bad, info.step)
+        if gram is not None and (needs == "gram" or self._early):
+            weights = ones
+            if needs == "gram" and self._params:  # where all is frozen, a combiner's state is left alone
+                losses = self._summed(info).cpu().double()
+                weights = self._checked(self.combiner.gradient_weights(gram.clone(), losses, info), info, finite=True)
+                weights = weights.cpu().double()
+            total = (max(0.0, float(weights @ gram @ weights)) + norm_of(self._heads()) ** 2) ** 0.5
+            norm, factor = total, 1.0 if max_norm is None else clip_factor(total, max_norm)
+            if finite and not math.isfinite(total):
+                raise NonFiniteError((), info.step)
             scale(self._heads(), factor)
-        self._write(info, (weights * factor).tolist())
-        conflicts = int((gram.triu(1) < 0).sum())
-        if self._scales:
-            weights = weights * self._weights.cpu().double()
-        return GradientReport(info.tasks, weights, gram, norm, conflicts)
+            self._write(info, (weights * factor).tolist())
+            weights = weights * scales
+        else:
+            weights, held = scales, None
+            if needs == "gradients":
+                self._combine_chunks(info)
+            elif self._plain:
+                held = self._held
+            else:
+                weights = self._checked(self.combiner.loss_weights(self._summed(info), info), info).cpu().double()
+                self._write(info, weights.tolist())
+                for name, weight in zip(info.tasks, weights.tolist(), strict=True):
+                    scale((self._owned or {})[name], weight)
+            norm = self._clip(max_norm, finite, held, info)
+        if gram is not None:
+            gram, layers = unscaled(gram, scales), {name: unscaled(part, scales) for name, part in layers.items()}
+        return GradientReport(info.tasks, weights, gram, norm, layers)
+
+    def _gramians(self, info: StepInfo) -> tuple[Tensor, dict[str, Tensor]]:
+        """The Gramian of the step's gradients, and those of its groups."""
+        buffers = [self._buffers[name] for name in info.tasks]
+        found = {} if self._held is None else self._held.grams()
+        zero = torch.zeros(len(info.tasks), len(info.tasks), dtype=torch.float64)
+
+        def of(places: Sequence[int]) -> Tensor:
+            total = gramian([[buffer[place] for place in places] for buffer in buffers])
+            kept = [found[p] for p in (self._params[place] for place in places) if p in found]
+            return total + (torch.stack(kept).sum(0).cpu().double() if kept else zero)
+
+        places = range(len(self._params))
+        groups = {
+            name: [place for place in places if self._params[place] in part] for name, part in self._groups.items()
+        }
+        return of(places), {name: of(part) for name, part in groups.items() if part and self._diagnose}
+
+    def _clip(
+        self, max_norm: float | None, finite: bool, held: Capture | None, info: StepInfo
+    ) -> Tensor | float | None:
+        """Clips what stands in `.grad` and what `held` has of embeddings, and writes that. Returns the norm."""
+        for p in self._params:
+            if held is not None and p.grad is not None and (parts := held.release(p)):
+                p.grad.add_(parts[0])  # tied: autograd has a part of it
+        parameters = [*self._params, *self._heads()]
+        if max_norm is None and not finite:
+            norm, factor = None, 1.0
+        elif parameters and parameters[0].device.type != "cpu":  # on the device: nobody waits for it here
+            return nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
+        else:
+            norm = (norm_of(parameters) ** 2 + (0.0 if held is None else held.norm()) ** 2) ** 0.5
+            if finite and not math.isfinite(norm):
+                raise NonFiniteError((), info.step)
+            factor = 1.0 if max_norm is None else clip_factor(norm, max_norm)
+            scale(parameters, factor)
+        for p, g in ({} if held is None else held.combined([factor])).items():
+            p.grad = g
+        return norm
 
     def _combine_chunks(self, info: StepInfo) -> None:
         """One call of the combiner a parameter: chunk [T, n], in float32 at least."""
@@ -263,7 +318,7 @@ class GradientEngine:
         total: Gradients = [None] * len(self._params)
         for name, weight in zip(info.tasks, weights, strict=True):
             add(total, self._buffers.pop(name), weight)
-        held = self._capture.combined(weights) if self._held else {}
+        held = self._held.combined(weights) if self._held else {}
         for p, g in zip(self._params, total, strict=True):
             p.grad = held.get(p, g)
 
@@ -346,7 +401,7 @@ def combine(
     try:
         engine.start(StepInfo(tuple(losses), step, epoch, generator))
         engine.backward(losses)
-        report = engine.finish(max_norm)
+        report = engine.finish(max_norm, finite=False)
     except BaseException:
         for p, g in before.items():
             p.grad = g
@@ -362,9 +417,22 @@ def _like(loss: Tensor, weight: Tensor | None) -> Tensor:
     return torch.ones_like(loss) if weight is None else weight.to(loss).reshape(loss.shape)
 
 
-def _backward(losses: list[Tensor], weights: list[Tensor]) -> None:
+def _backward(losses: Mapping[str, tuple[Tensor, Tensor]], retain_graph: bool = False) -> None:
+    """One backward of losses with their weights."""
     if losses:
-        torch.autograd.backward(losses, weights)
+        values, weights = zip(*losses.values(), strict=True)
+        torch.autograd.backward(values, weights, retain_graph=retain_graph)
+
+
+def clip_factor(norm: float, max_norm: float) -> float:
+    """As torch.nn.utils.clip_grad_norm_ has it."""
+    return min(1.0, max_norm / (norm + 1e-6))
+
+
+def unscaled(gram: Tensor, scales: Tensor) -> Tensor:
+    """The Gramian of gradients that were scaled by `scales` [T], before that; zero where the scale is."""
+    inverse = torch.where(scales == 0, 0.0, 1 / scales)
+    return gram * torch.outer(inverse, inverse)
 
 
 def _split(owned: Mapping[str, Sequence[nn.Parameter]], shared: set[nn.Parameter]) -> dict[str, list[nn.Parameter]]:

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mtk.data import MicroBatch
 from mtk.interfaces import Encoder, Head
+
+
+def _wide(features: Tensor | None) -> Any:
+    """In float32 at least."""
+    return None if features is None else features.to(torch.promote_types(features.dtype, torch.float32))
 
 
 class MultitaskModel(nn.Module):
@@ -30,15 +36,17 @@ class MultitaskModel(nn.Module):
         return head
 
     def forward(self, batch: MicroBatch) -> dict[str, Any]:
-        """One encoder pass over the fused rows; each head's outputs by task."""
+        """One encoder pass over the fused rows; each head's outputs by task, computed in float32."""
         features = self.encoder(batch.tokens)  # [B, L] -> pooled [B, D], tokens [B, L, D]
         if self.projection is not None:
             features = type(features)(self.projection(features.pooled), features.tokens, features.mask)
         outputs = {}
-        for name, part in batch.slices.items():
-            size = (part.stop - part.start) // part.copies
-            blocks = [features.rows(part.start + i * size, part.start + (i + 1) * size) for i in range(part.copies)]
-            outputs[name] = self.heads[name](*blocks)
+        with torch.autocast(features.pooled.device.type, enabled=False):  # heads are small: rounding would be all loss
+            features = type(features)(_wide(features.pooled), _wide(features.tokens), features.mask)
+            for name, part in batch.slices.items():
+                size = (part.stop - part.start) // part.copies
+                blocks = [features.rows(part.start + i * size, part.start + (i + 1) * size) for i in range(part.copies)]
+                outputs[name] = self.heads[name](*blocks)
         return outputs
 
     def losses(self, batch: MicroBatch, outputs: Mapping[str, Any]) -> dict[str, Tensor]:

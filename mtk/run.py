@@ -8,15 +8,18 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
+
+from torch import Tensor
 
 from mtk import __version__, formats, plugins
 from mtk.checkpoint import read_json, settle, why_not_written
 from mtk.config import RunConfig, make_config, read_toml
 from mtk.errors import CheckpointError, ConfigError, PluginError
+from mtk.gradients import GradientReport
 from mtk.interfaces import Task
 from mtk.training import EpochDone, Event, Position, StepDone
 
@@ -129,6 +132,8 @@ class RunFolder:
                 "lr": event.lr,
                 "weights": dict(zip(event.report.tasks, event.report.weights.tolist(), strict=True)),
                 "conflicts": event.report.conflicts,
+                **diagnosis(event.report),
+                **({"left_out": list(event.left_out)} if event.left_out else {}),
             }
         elif isinstance(event, EpochDone):
             line = {
@@ -190,6 +195,30 @@ class RunFolder:
             if line["done"] <= position.done and (line["event"] == "step" or line["epoch"] <= position.epoch)
         ]
         write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def diagnosis(report: GradientReport) -> dict[str, Any]:
+    """What a step's Gramian says: norms by task, cosines by pair "a|b", the share of pairs in conflict."""
+    if report.gram is None:
+        return {}
+    layers = {name: _of_gram(gram, report.tasks) for name, gram in report.layers.items()}
+    return {**_of_gram(report.gram, report.tasks), **({"layers": layers} if layers else {})}
+
+
+def _of_gram(gram: Tensor, tasks: Sequence[str]) -> dict[str, Any]:
+    norms = gram.diagonal().sqrt().tolist()
+    pairs = [(i, j) for i in range(len(tasks)) for j in range(i + 1, len(tasks))]
+    products = gram.tolist()
+    cosines = {
+        f"{tasks[i]}|{tasks[j]}": round(products[i][j] / (norms[i] * norms[j]), 6) if norms[i] and norms[j] else None
+        for i, j in pairs
+    }
+    known = [cosine for cosine in cosines.values() if cosine is not None]
+    return {
+        "norms": {name: float(f"{norm:.6g}") for name, norm in zip(tasks, norms, strict=True)},
+        "cosines": cosines,
+        "conflict_rate": sum(cosine < 0 for cosine in known) / len(known) if known else None,
+    }
 
 
 def this_process() -> dict[str, Any]:

@@ -38,6 +38,9 @@ KEYS = {
     "precision": "train.precision",
     "device": "train.device",
     "threads": "train.threads",
+    "nonfinite": "train.nonfinite",
+    "diagnose": "train.diagnose",
+    "diagnose_every": "train.diagnose_every",
 }
 PER_TASK = ("head", "batch_size", "task_weight")
 

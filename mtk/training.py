@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtk.assembly import Parts
 from mtk.data import MicroBatch, Step, fuse, generator
-from mtk.errors import CheckpointError, ConfigError, MTKError
+from mtk.errors import CheckpointError, ConfigError, MTKError, NonFiniteError
 from mtk.evaluation import Scores, evaluate
 from mtk.gradients import GradientEngine, GradientReport
 from mtk.interfaces import Progress, StepInfo
+from mtk.model import MultitaskModel
 
 Reason = Literal["epochs", "patience", "max_steps", "stopped"]
 
@@ -27,6 +30,7 @@ class StepDone:
     """One optimizer step; `done` of `total` steps are behind us.
 
     losses: means over the step's labelled items, times the task's weight.
+    left_out: tasks that sat this step out, because their loss or gradient was not finite.
     """
 
     epoch: int
@@ -38,6 +42,7 @@ class StepDone:
     lr: float
     rows: int
     report: GradientReport
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,10 @@ class Training:
         """
         parts, shared = self.parts, self.parts.model.shared_parameters()
         if self._engine is None or set(shared) != set(self._engine.shared):
-            self._engine = GradientEngine(shared, parts.combiner, parts.model.head_parameters())
+            groups = layer_groups(parts.model, shared) if self.config.train.diagnose == "layers" else {}
+            self._engine = GradientEngine(shared, parts.combiner, parts.model.head_parameters(), groups)
+            if not self._engine.by_task and self.config.train.diagnose == "none":
+                return self._engine
             few = {name: np.unique([0, len(rows) - 1]) for name, rows in parts.train.items()}
             batch = fuse(parts.train, few, parts.model.encoder.tokenizer.pad_id).to(parts.hardware.torch_device)
             rng = rng_state(parts.hardware.device)
@@ -138,44 +146,114 @@ class Training:
 
     def _step(self, engine: GradientEngine, step: Step, steps: int) -> StepDone:
         at, parts, optim = self.position, self.parts, self.config.optim
-        batches = step.micro_batches(parts.train, parts.model.encoder.tokenizer.pad_id, self.config.train.accumulate)
-        batches = [batch.to(parts.hardware.torch_device) for batch in batches]
-        counts = label_counts(batches)
-        info = StepInfo(tuple(counts), at.done, at.epoch, self.generator)
-        again = rng_state(parts.hardware.device) if parts.combiner.looks_again else None
-
-        engine.start(info, len(batches))
-        losses = self._losses(batches, counts, engine)
-        values = torch.stack([losses[name] for name in counts])
-        finite = values.isfinite().tolist()
-        if not all(finite):
-            bad = [name for name, fine in zip(counts, finite, strict=True) if not fine]
-            raise MTKError(
-                f"the loss of task {', '.join(bad)} is not finite at step {at.done + 1} (epoch {at.epoch + 1}); "
-                f"try a lower --lr (now {optim.lr:g}) or --precision fp32 (now {parts.hardware.precision})"
+        before = self._draws()
+        left_out: list[str] = []
+        shown: dict[str, float] = {}
+        while True:
+            rows = {name: chosen for name, chosen in step.rows.items() if name not in left_out}
+            batches = Step(rows).micro_batches(
+                parts.train, parts.model.encoder.tokenizer.pad_id, self.config.train.accumulate
             )
-        report = engine.finish(optim.max_norm or None)
+            batches = [batch.to(parts.hardware.torch_device) for batch in batches]
+            counts = label_counts(batches)
+            info = StepInfo(tuple(counts), at.done, at.epoch, self.generator)
+            if not rows:  # nothing is left to learn from
+                report = GradientReport((), torch.zeros(0, dtype=torch.float64))
+                break
+            try:
+                shown, report = self._gradients(engine, batches, counts, info)
+                break
+            except NonFiniteError as error:
+                self._draw_again(before)
+                left_out += self._sits_out(error, batches, counts)
+                self.optimizer.zero_grad(set_to_none=True)
+                self._draw_again(before)
         factor = parts.scheduler.factor(Progress(at.done, self.total))
         for group in self.optimizer.param_groups:
             group["lr"] = optim.lr * factor
-        self.optimizer.step()
+        if rows:
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        if again is not None:
-            set_rng_state(parts.hardware.device, again)
+        if rows and parts.combiner.looks_again:
+            after = rng_state(parts.hardware.device)
+            set_rng_state(parts.hardware.device, before["rng"])
             with torch.no_grad():
                 second = self._losses(batches, counts, None)
+            set_rng_state(parts.hardware.device, after)
             parts.combiner.after_step(torch.stack([second[name] for name in counts]), info)
 
         at.step += 1
         at.done += 1
-        shown = dict(zip(counts, values.tolist(), strict=True))
         for name, value in shown.items():
             sums = at.loss_sums.setdefault(name, [0.0, 0])
             sums[0] += value
             sums[1] += 1
-        rows = sum(map(len, step.rows.values()))
-        at.rows += rows
-        return StepDone(at.epoch, at.step, steps, at.done, self.total, shown, optim.lr * factor, rows, report)
+        seen = sum(map(len, rows.values()))
+        at.rows += seen
+        return StepDone(
+            at.epoch, at.step, steps, at.done, self.total, shown, optim.lr * factor, seen, report, tuple(left_out)
+        )
+
+    def _gradients(
+        self, engine: GradientEngine, batches: list[MicroBatch], counts: Mapping[str, int], info: StepInfo
+    ) -> tuple[dict[str, float], GradientReport]:
+        """One combined gradient in `.grad`. Raises NonFiniteError, with the names of the tasks where they are known."""
+        train = self.config.train
+        sampled = train.diagnose != "none" and info.step % train.diagnose_every == 0 and len(info.tasks) > 1
+        engine.start(info, len(batches), diagnose=sampled)
+        losses = self._losses(batches, counts, engine)
+        values = torch.stack([losses[name] for name in counts])
+        try:
+            report = engine.finish(self.config.optim.max_norm or None)
+            finite = report.norm is None or math.isfinite(report.norm)
+        except NonFiniteError as error:
+            report, finite, bad = None, False, error.tasks
+        shown = dict(zip(counts, values.tolist(), strict=True))  # a GPU is waited for here
+        if wrong := [name for name, value in shown.items() if not math.isfinite(value)]:
+            raise NonFiniteError(wrong, info.step, "loss")
+        if report is None or not finite:
+            raise NonFiniteError(bad if report is None else (), info.step)
+        return shown, report
+
+    def _sits_out(self, error: NonFiniteError, batches: list[MicroBatch], counts: Mapping[str, int]) -> tuple[str, ...]:
+        """The tasks whose loss or gradient is not finite; all of the step where only their sum is not.
+
+        Raises MTKError where such a task stops the run.
+        """
+        bad = error.tasks
+        if not bad:
+            found = []
+            parameters = [p for p in self.parts.model.parameters() if p.requires_grad]
+            for batch in batches:
+                with self.parts.hardware.autocast():
+                    sums = self.parts.model.losses(batch, self.parts.model(batch))
+                for name, loss in sums.items():
+                    if loss.requires_grad:
+                        grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+                        if not all(bool(g.isfinite().all()) for g in grads if g is not None):
+                            found.append(name)
+            bad = tuple(dict.fromkeys(found))
+        if self.config.train.nonfinite == "skip":
+            return bad or tuple(counts)
+        whose = f"of task {', '.join(bad)}" if bad else "of all tasks together"
+        raise MTKError(
+            f"the {error.what} {whose} is not finite at step {self.position.done + 1} (epoch "
+            f"{self.position.epoch + 1}); try a lower --lr (now {self.config.optim.lr:g}) or --precision fp32 (now "
+            f"{self.parts.hardware.precision}), look at the labels, or go on without: --nonfinite skip"
+        )
+
+    def _draws(self) -> dict[str, Any]:
+        """All that a step draws from or moves before the optimizer does."""
+        return {
+            "rng": rng_state(self.parts.hardware.device),
+            "generator": self.generator.get_state(),
+            "combiner": copy.deepcopy(dict(self.parts.combiner.state_dict())),
+        }
+
+    def _draw_again(self, before: Mapping[str, Any]) -> None:
+        set_rng_state(self.parts.hardware.device, before["rng"])
+        self.generator.set_state(before["generator"])
+        self.parts.combiner.load_state_dict(copy.deepcopy(before["combiner"]))
 
     def _losses(
         self, batches: list[MicroBatch], counts: Mapping[str, int], engine: GradientEngine | None
@@ -269,6 +347,17 @@ class Training:
             )
         self.load_moments(state["moments"])
         self.position = Position(epoch=old.epoch, done=done)
+
+
+def layer_groups(model: MultitaskModel, shared: Sequence[nn.Parameter]) -> dict[str, list[nn.Parameter]]:
+    """Shared parameters by layer: a name up to its first number (encoder.layer.3), or its first three parts."""
+    wanted, groups = set(shared), dict[str, list[nn.Parameter]]()
+    for name, p in model.named_parameters():
+        if p in wanted:
+            words = name.split(".")
+            end = next((place for place, word in enumerate(words) if word.isdigit()), min(1, len(words) - 2))
+            groups.setdefault(".".join(words[: end + 1]).removeprefix("encoder."), []).append(p)
+    return groups
 
 
 def make_optimizer(parts: Parts) -> torch.optim.Optimizer:

@@ -40,7 +40,7 @@ def both(model: nn.Module, forward, ranges: RowRanges = RANGES):
     parameters = list(model.parameters())
     left = [p.grad is not None for p in parameters]
     model.zero_grad()
-    gram = capture.gram()
+    gram = sum(g.double() for g in capture.grams().values())
     columns = capture.columns(parameters)
     plain = forward()
     wanted = {
@@ -170,15 +170,30 @@ def test_the_engine_adds_what_autograd_has_to_what_was_captured(make, combiner, 
         torch.testing.assert_close(found[0][1].weights, found[1][1].weights)
 
 
-def test_constant_weights_watch_nothing() -> None:
-    model, x = Block(), torch.randint(0, 11, (5, 4))
+@pytest.mark.parametrize("diagnose", [False, True])
+@pytest.mark.parametrize("max_norm", [None, 0.1, 1e6])
+@pytest.mark.parametrize("settings", [{}, {"padding_idx": 3}, {"tied": True}])
+def test_a_plain_backward_makes_embedding_gradients_of_their_rows(settings, max_norm, diagnose) -> None:
+    """The same gradient and norm as autograd's and torch's clipping, step after step."""
+    model = Block(**settings)
     engine = GradientEngine(list(model.parameters()), Sum())
-    engine.start(StepInfo(TASKS, 0, 0, torch.Generator()))
-    with engine.watch(RANGES):
-        out = model(x)
-    assert "Linear" not in type(out.grad_fn).__name__ or not hasattr(out.grad_fn, "capture")
-    engine.backward(split(out))
-    assert all(p.grad is not None for p in model.parameters())
+    for step in range(3):
+        x = torch.randint(0, 11, (5, 4), generator=torch.Generator().manual_seed(step))
+        engine.start(StepInfo(TASKS, step, 0, torch.Generator()), diagnose=diagnose)
+        with engine.watch(RANGES):
+            losses = split(model(x))
+        engine.backward(losses)
+        report = engine.finish(max_norm)
+        found = [p.grad.clone() for p in model.parameters()]
+        model.zero_grad(set_to_none=step != 1)
+        plain = split(model(x))
+        wanted = torch.autograd.grad(sum(plain.values()), list(model.parameters()))
+        norm = torch.cat([g.flatten() for g in wanted]).norm()
+        assert report.norm == pytest.approx(float(norm), rel=1e-5)
+        factor = 1.0 if max_norm is None else min(1.0, max_norm / float(norm))
+        for ours, right in zip(found, wanted, strict=True):
+            torch.testing.assert_close(ours, right * factor)
+        assert (report.gram is not None) is diagnose
 
 
 # ---------------------------------------------------------------------------------------------- the check

@@ -129,7 +129,7 @@ def test_in_training_gradient_norms_become_equal_and_heads_are_scaled(micro_batc
             small = (p[1] - heads["small"][0]).square().sum()
             engine.backward({"large": large / micro_batches, "small": small / micro_batches})
         report = engine.finish()
-    norms = report.gram.diagonal().sqrt()
+    norms = report.gram.diagonal().sqrt() * report.weights
     assert float(norms[0] / norms[1]) == pytest.approx(1, abs=0.2)
     large, small = report.weights.tolist()
     assert large + small == pytest.approx(2) and small / large == pytest.approx(100, rel=0.2)

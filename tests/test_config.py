@@ -140,6 +140,7 @@ EVERYTHING = {
     "train": {
         "epochs": 2, "max_steps": 11, "batch_size": 12, "accumulate": 2, "step": "one", "patience": 0,
         "select_on": "sst.accuracy", "seed": 2**63 - 1, "precision": "bf16", "device": "mps", "threads": 3,
+        "nonfinite": "skip", "diagnose": "layers", "diagnose_every": 7,
     },
     "init": "runs/a",
 }  # fmt: skip

@@ -69,6 +69,25 @@ def train(
     max_norm: Annotated[
         float | None, _option(HOW, "Clip the gradient to this norm; 0 does not clip (default: 1).")
     ] = None,
+    nonfinite: Annotated[
+        str | None,
+        _option(
+            HOW,
+            "When a task's loss or gradient is not finite: stop, or skip, which lets the task sit out that step "
+            "(default: stop).",
+        ),
+    ] = None,
+    diagnose: Annotated[
+        str | None,
+        _option(
+            HOW,
+            "Gradient norms and cosines of the tasks, into metrics.jsonl: whole, layers or none (default: whole).",
+        ),
+    ] = None,
+    diagnose_every: Annotated[
+        int | None,
+        _option(HOW, "Diagnose every so many steps where the combiner needs no Gramian anyway (default: 20)."),
+    ] = None,
     scheduler: Annotated[
         str | None, _option(HOW, "The learning rate over the run: NAME or NAME:OPTION=VALUE (default: linear).")
     ] = None,
@@ -124,7 +143,7 @@ def train(
         accumulate=accumulate, step=step, mixer=mixer, task_weight=task_weight, lr=lr, weight_decay=weight_decay,
         max_norm=max_norm, scheduler=scheduler, patience=patience, select_on=select_on, encoder=encoder, head=head,
         dropout=dropout, encoder_dropout=encoder_dropout, seed=seed, precision=precision, device=device,
-        threads=threads,
+        threads=threads, nonfinite=nonfinite, diagnose=diagnose, diagnose_every=diagnose_every,
     )  # fmt: skip
     given = {name: str(value) if isinstance(value, Path) else value for name, value in flat.items()}
     from mtk import session
