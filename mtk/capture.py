@@ -64,6 +64,10 @@ class Capture(TorchFunctionMode):
         self._rows: dict[nn.Parameter, tuple[Tensor, Tensor]] = {}  # embeddings: ids [U], gradients [T, U, D]
         self._grams: dict[nn.Parameter, Tensor] = {}
 
+    def free(self) -> None:
+        """Gives back the memory that is kept from step to step."""
+        self._pool, self._buffers = {}, {}
+
     @property
     def whole(self) -> bool:
         """Whether this micro-batch's forward left the gradients of all parameters to us, and none to autograd."""

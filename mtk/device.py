@@ -13,13 +13,18 @@ from mtk.config import TrainConfig
 from mtk.errors import ConfigError
 
 WORTH_IT = 1.25  # bf16 must beat float32 by this factor in the probe
+ROUNDING = 2e-5  # the largest error of a float32 product, over the standard deviation, that is no bf16 in disguise
+_PRODUCTS: Any = getattr(torch.backends.mkldnn, "matmul", None)  # torch's switch; older ones have none
 
 
 @dataclass(frozen=True)
 class Hardware:
+    """matmul: whose float32 products on the CPU, `torch`'s default or `onednn`'s, which are the faster ones on some."""
+
     device: str
     precision: str
     threads: int
+    matmul: str = "torch"
 
     @property
     def torch_device(self) -> torch.device:
@@ -31,8 +36,9 @@ class Hardware:
         return nullcontext()
 
     def apply(self) -> Hardware:
-        """Sets the thread count of this process."""
+        """Sets the thread count and the maker of float32 products of this process."""
         torch.set_num_threads(self.threads)
+        _use(self.matmul)
         return self
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,7 +66,8 @@ def choose(config: TrainConfig) -> Hardware:
     precision = config.precision
     if precision == "auto":
         precision = "bf16" if bf16_speedup(device) >= WORTH_IT else "fp32"
-    return Hardware(device, precision, threads)
+    matmul = onednn_or_torch() if (device, precision) == ("cpu", "fp32") else "torch"
+    return Hardware(device, precision, threads, matmul).apply()
 
 
 def bf16_speedup(device: str, repeats: int = 9) -> float:
@@ -86,3 +93,42 @@ def bf16_speedup(device: str, repeats: int = 9) -> float:
             if seconds > 2 and device == "cpu":  # hopeless: do not time it nine times
                 return 0.0 if bf16 else 1.0
     return best[False] / best[True]
+
+
+def onednn_or_torch(repeats: int = 7) -> str:
+    """`onednn` where it makes float32 products faster than torch's default without rounding them, else `torch`.
+
+    Allowed to round to bf16, oneDNN takes these products over from the default library, and on many a CPU it rounds
+    nothing (docs/log.md). So the products are compared with float64, and rounding anywhere refuses it.
+    """
+    if _PRODUCTS is None:
+        return "torch"
+    before = _PRODUCTS.fp32_precision
+    generator = torch.Generator().manual_seed(0)
+    best = {"torch": float("inf"), "onednn": float("inf")}
+    try:
+        for rows in (512, 96, 8):
+            x, w, dy = (torch.randn(size, generator=generator) for size in ((rows, 384), (768, 384), (rows, 768)))
+            products = ((x, w.t()), (dy, w), (dy.t(), x))
+            exact = [a.double() @ b.double() for a, b in products]
+            for turn in range(repeats if rows == 512 else 1):
+                for name in best:
+                    _use(name)
+                    start = time.perf_counter()
+                    found = [a @ b for a, b in products]
+                    if turn:
+                        best[name] = min(best[name], time.perf_counter() - start)
+                    elif name == "onednn" and any(_error(f, e) > ROUNDING for f, e in zip(found, exact, strict=True)):
+                        return "torch"
+    finally:
+        _PRODUCTS.fp32_precision = before
+    return "onednn" if best["onednn"] < 0.97 * best["torch"] else "torch"
+
+
+def _error(found: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((found - exact).abs().max() / exact.std())
+
+
+def _use(matmul: str) -> None:
+    if _PRODUCTS is not None:
+        _PRODUCTS.fp32_precision = "bf16" if matmul == "onednn" else "none"

@@ -250,6 +250,8 @@ class GradientEngine:
                 for name, weight in zip(info.tasks, weights.tolist(), strict=True):
                     scale((self._owned or {})[name], weight)
             norm = self._clip(max_norm, finite, held, info)
+        if not self.by_task:
+            self._capture.free()  # diagnosed now and then: its memory is not held in between
         if gram is not None:
             gram, layers = unscaled(gram, scales), {name: unscaled(part, scales) for name, part in layers.items()}
         return GradientReport(info.tasks, weights, gram, norm, layers)

@@ -193,7 +193,7 @@ def _hardware(trained_on: Mapping[str, Any], device: str, threads: int | None) -
         problem = error.errors()[0]
         raise ConfigError(f"{problem['loc'][0]}: {problem['msg']}, found {problem['input']!r}") from error
     same = trained_on.get("device") == found.device
-    return Hardware(found.device, trained_on.get("precision", "fp32") if same else "fp32", found.threads)
+    return Hardware(found.device, trained_on.get("precision", "fp32") if same else "fp32", found.threads, found.matmul)
 
 
 def _tasks(config: RunConfig, facts: Mapping[str, Any], data: Path | None) -> dict[str, Task]:

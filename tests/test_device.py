@@ -26,6 +26,43 @@ def bare(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
 
 
+@pytest.fixture(autouse=True)
+def plain_products(request, monkeypatch):
+    """No probe of float32 products but where a test is about it; and none of its settings outlives a test."""
+    if "products" not in request.node.name:
+        monkeypatch.setattr(device, "onednn_or_torch", lambda: "torch")
+    yield
+    torch.backends.mkldnn.matmul.fp32_precision = "none"
+
+
+def test_products_are_oneDNNs_only_where_it_rounds_nothing(monkeypatch):
+    """What the probe says is true of products of other sizes; one that rounds is refused, one that is slow too."""
+    torch.manual_seed(0)
+    settings = TrainConfig(device="cpu", precision="fp32", threads=1)
+    for matmul in {"torch", device.onednn_or_torch()}:
+        assert torch.backends.mkldnn.matmul.fp32_precision == "none", "the probe left its setting behind"
+        Hardware("cpu", "fp32", 1, matmul).apply()
+        a, b = torch.randn(300, 384), torch.randn(384, 1536)
+        assert float((a @ b - (a.double() @ b.double())).abs().max()) < 1e-3
+        Hardware("cpu", "fp32", 1).apply()
+    plain = torch.Tensor.__matmul__
+
+    def rounding(self, other):
+        wanted = plain(self, other)
+        on = torch.backends.mkldnn.matmul.fp32_precision == "bf16" and self.dtype == torch.float32
+        return plain(self.bfloat16(), other.bfloat16()).float() if on else wanted
+
+    monkeypatch.setattr(torch.Tensor, "__matmul__", rounding)
+    assert device.onednn_or_torch() == "torch"
+    monkeypatch.setattr(torch.Tensor, "__matmul__", plain)
+
+    clock = iter(range(10**6))
+    monkeypatch.setattr(device.time, "perf_counter", lambda: float(next(clock)))  # both sides take the same time
+    assert device.onednn_or_torch() == "torch"
+    assert choose(settings).matmul == "torch"
+    assert Hardware(**{"device": "cpu", "precision": "fp32", "threads": 1}).matmul == "torch"  # an older run's
+
+
 def test_auto_takes_what_is_there(monkeypatch, bare):
     settings = TrainConfig(precision="fp32", threads=1)
     assert choose(settings) == Hardware("cpu", "fp32", 1)

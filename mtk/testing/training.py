@@ -63,12 +63,16 @@ def _steps(
 
 def _update(combiner: GradientCombiner, gradients: Tensor, losses: Tensor, info: StepInfo) -> Tensor:
     """What the engine does with one step: the sum of weighted gradients, or what `combine` gives. [T, P] -> [P]"""
-    kept = (gradients.clone(), losses.clone())
+    given_gradients, kept = gradients, (gradients.clone(), losses.clone())
     if combiner.needs == "gradients":
         update = combiner.combine(gradients, info)
         assert update.shape == gradients.shape[1:], f"combine: expected shape [n], found {list(update.shape)}"
     else:
         if combiner.needs == "gram":
+            scales = combiner.loss_weights(torch.full_like(losses, torch.nan), info).to(
+                gradients.dtype
+            )  # ones, if none
+            gradients = scales.unsqueeze(1) * gradients
             gram = gradients.double() @ gradients.double().T  # [T, P] -> [T, T]
             given = gram.clone()
             weights = combiner.gradient_weights(given, losses, info)
@@ -81,7 +85,9 @@ def _update(combiner: GradientCombiner, gradients: Tensor, losses: Tensor, info:
         assert weights.shape == losses.shape and torch.isfinite(weights).all(), expected
         assert not weights.requires_grad, "weights: expected them detached"
         update = (weights.double() @ gradients.double()).to(gradients.dtype)
-    assert torch.equal(kept[0], gradients) and torch.equal(kept[1], losses), "the gradients or losses were changed"
+    assert torch.equal(kept[0], given_gradients) and torch.equal(kept[1], losses), (
+        "the gradients or losses were changed"
+    )
     return update
 
 
