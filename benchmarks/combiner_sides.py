@@ -69,6 +69,7 @@ def steppers(spec: JSON) -> dict[str, Any]:
     from ours import Stepper, start
 
     flat = {"batch_size": spec["batch"], "max_train_rows": spec["rows"], "precision": spec.get("precision", "bf16")}
+    flat["diagnose"] = "none"  # a sum that now and then takes gradients by task would hide what these cost
     tasks = task_specs(spec["tasks"])
     names = [task.partition("=")[0] for task in tasks]
     chosen = {name: {"name": name, **options_of(name, names)} for name in spec["combiners"]}

@@ -44,6 +44,7 @@ def side(spec: JSON, size: int, combiner: str) -> Stepper:
         write_rows(data, length, count)
     encoder = str(random_bert(folder / f"layers{size}", spec["encoder"], size)) if axis == "layers" else spec["encoder"]
     flat: dict[str, Any] = {"precision": spec["precision"], "combiner": combiner, "batch_size": batch, "seed": 1}
+    flat["diagnose"] = "none"
     names = [f"t{i}=sst" for i in range(tasks)]
     return Stepper(start(spec | {"data": str(data), "encoder": encoder}, names, **flat))
 
