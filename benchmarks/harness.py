@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 JSON = dict[str, Any]
-WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # mtk chooses its own, everybody else gets libgomp's default
+WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # every side gets libgomp's default
 # requirement from PyPI -> module (bounds as `datasets` has them); what the environment has is not installed again
 TRAINER = {"transformers": "transformers", "accelerate": "accelerate", "psutil": "psutil"}
 SENTENCES = TRAINER | {
