@@ -12,13 +12,14 @@ import torch
 import mtk_heads
 from mtk import Classes, ConfigError, Features, Head, Range, Target, build
 from mtk_heads.concat import Concat
+from mtk_heads.concat_diff import ConcatDiff, compare
 from mtk_heads.cosine import Cosine
 from mtk_heads.linear import Linear
 from mtk_heads.mlp import MLP
 
 torch.set_num_threads(1)
-HEADS = [Linear, MLP, Cosine, Concat]
-PAIR_HEADS = [Cosine, Concat]
+HEADS = [Linear, MLP, Cosine, Concat, ConcatDiff]
+PAIR_HEADS = [Cosine, Concat, ConcatDiff]
 
 
 def features(*rows: list[float]) -> Features:
@@ -37,7 +38,7 @@ def inputs(head: type[Head], rows: int, size: int) -> list[Features]:
 def test_registers_what_it_has_and_imports_no_torch() -> None:
     found: dict[str, str] = {}
     mtk_heads.register_heads(lambda name, build, summary, **more: found.update({name: build}))
-    assert list(found) == ["linear", "mlp", "cosine", "concat"]
+    assert list(found) == ["linear", "mlp", "cosine", "concat", "concat-diff"]
     built = [getattr(importlib.import_module(b.split(":")[0]), b.split(":")[1]) for b in found.values()]
     assert built == HEADS
     light = "import sys, mtk_heads; sys.exit('torch' in sys.modules)"
@@ -45,8 +46,8 @@ def test_registers_what_it_has_and_imports_no_torch() -> None:
 
 
 def test_heads_say_how_they_read() -> None:
-    assert [head.reads for head in HEADS] == ["cross", "cross", "bi", "bi"]
-    assert [getattr(head, "pairs_only", False) for head in HEADS] == [False, False, True, True]
+    assert [head.reads for head in HEADS] == ["cross", "cross", "bi", "bi", "bi"]
+    assert [getattr(head, "pairs_only", False) for head in HEADS] == [False, False, True, True, True]
     assert all(head.views == 1 and not head.needs_tokens for head in HEADS)
 
 
@@ -74,6 +75,55 @@ def test_concat_by_hand_and_the_order_of_texts_matters() -> None:
         head.out.weight.copy_(torch.tensor([[1.0, 10.0, 100.0, 1000.0]]))
     assert head(features([1, 2]), features([3, 4])).tolist() == [[4321.0]]
     assert head(features([3, 4]), features([1, 2])).tolist() == [[2143.0]]
+
+
+def test_concat_diff_by_hand() -> None:
+    """u = (1, 2), v = (3, 1): |u - v| = (2, 1) and u * v = (3, 2), as digits of base 4, the first the lowest."""
+    head = ConcatDiff(2, Range(0, 5)).eval()
+    with torch.no_grad():
+        head.out.weight.copy_(4.0 ** torch.arange(8))
+    assert head(features([1, 2]), features([3, 1])).tolist() == [[int("23121321", 4)]]
+    assert head(features([3, 1]), features([1, 2])).tolist() == [[int("23122113", 4)]]
+
+
+def test_compare_against_a_loop_and_its_symmetric_half() -> None:
+    u, v = (random_features(3, 4, seed).pooled for seed in (0, 1))
+    rows = [
+        [*a, *b, *(abs(x - y) for x, y in zip(a, b, strict=True)), *(x * y for x, y in zip(a, b, strict=True))]
+        for a, b in zip(u.tolist(), v.tolist(), strict=True)
+    ]
+    assert torch.allclose(compare(u, v), torch.tensor(rows))
+    assert torch.equal(compare(u, v)[:, 8:], compare(v, u)[:, 8:])
+    assert not compare(u, u)[:, 8:12].any() and torch.equal(compare(u, u)[:, 12:], u * u)
+
+
+def test_concat_diff_of_the_same_text_twice_has_a_finite_gradient() -> None:
+    head = ConcatDiff(3, Range(0, 5)).eval()
+    same = Features(torch.ones(2, 3, requires_grad=True), None, torch.ones(2, 1, dtype=torch.bool))
+    head(same, same).sum().backward()
+    assert same.pooled.grad is not None and same.pooled.grad.isfinite().all()
+
+
+def test_concat_diff_learns_what_concat_cannot() -> None:
+    """Whether two vectors are the same is linear in |u - v|, and in [u; v] it is not."""
+    torch.manual_seed(0)
+    target, same = Classes(["no", "yes"]), torch.arange(64) % 2
+    texts = torch.randn(2, 64, 8)
+    texts[1, same == 1] = texts[0, same == 1]
+    parts = [Features(text, None, torch.ones(64, 1, dtype=torch.bool)) for text in texts]
+    targets = target.collate(same.tolist(), 1)
+
+    def loss_after_training(head: Head) -> float:
+        optimizer = torch.optim.Adam(head.parameters(), lr=0.05)
+        for _ in range(100):
+            optimizer.zero_grad()
+            loss = head.loss(head(*parts), targets) / targets.count
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    assert loss_after_training(ConcatDiff(8, target, dropout=0.0)) < 0.1
+    assert loss_after_training(Concat(8, target, dropout=0.0)) > 0.4
 
 
 def test_cosine_by_hand() -> None:

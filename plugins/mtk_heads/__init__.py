@@ -13,3 +13,9 @@ def register_heads(register: Register) -> None:
     register("mlp", "mtk_heads.mlp:MLP", "one hidden layer, dropout and a linear layer")
     register("cosine", "mtk_heads.cosine:Cosine", "cosine of two texts encoded by themselves", paper=_LEARNIE)
     register("concat", "mtk_heads.concat:Concat", "both texts' features side by side, then linear", paper=_LEARNIE)
+    register(
+        "concat-diff",
+        "mtk_heads.concat_diff:ConcatDiff",
+        "both texts' features, their difference and product, then linear",
+        paper="InferSent, arXiv 1705.02364; Sentence-BERT, arXiv 1908.10084",
+    )
