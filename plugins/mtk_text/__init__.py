@@ -29,6 +29,16 @@ def register_tasks(register: Register) -> None:
 
 
 @hookimpl
+def register_augmentations(register: Register) -> None:
+    register(
+        "sick",
+        "mtk_text.sick:SICK",
+        "SICK's sentence pairs, rescaled and without dev and test pairs, join the sts task's training rows",
+        paper="Marelli et al., LREC 2014; BERT and Learnie (CS224N 2023)",
+    )
+
+
+@hookimpl
 def register_exporters(register: Register) -> None:
     register("cs224n", "mtk_text.export:CS224N", "the submission files of the CS 224N default project")
 
