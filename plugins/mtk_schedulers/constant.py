@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from mtk import Progress, Scheduler
-from mtk_schedulers.warm_up import check_warmup, warmup_steps
+from mtk_schedulers.warm_up import check_warmup, rise, warmup_steps
 
 
 def constant(step: int, warm: int) -> float:
     """(step + 1) / warm during the first `warm` steps, then 1."""
-    return (step + 1) / warm if step < warm else 1.0
+    return rise(step, warm) if step < warm else 1.0
 
 
 class Constant(Scheduler):

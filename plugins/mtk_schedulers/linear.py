@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from mtk import ConfigError, Progress, Scheduler
-from mtk_schedulers.warm_up import check_warmup, warmup_steps
+from mtk import Progress, Scheduler
+from mtk_schedulers.checks import check_floor
+from mtk_schedulers.warm_up import check_warmup, rise, warmup_steps
 
 
 def linear(step: int, total: int, warm: int, floor: float) -> float:
     """(step + 1) / warm during the first `warm` steps, then a line from 1 at `warm` to `floor` at `total`."""
     if step < warm:
-        return (step + 1) / warm
+        return rise(step, warm)
     left = max(0, total - step) / max(1, total - warm)
     return floor + (1.0 - floor) * left
 
@@ -23,9 +24,7 @@ class Linear(Scheduler):
 
     def __init__(self, *, warmup: float = 0.1, floor: float = 0.0) -> None:
         self.warmup = check_warmup(warmup)
-        if not 0 <= floor <= 1:
-            raise ConfigError(f"floor: expected a factor from 0 to 1, found {floor}")
-        self.floor = float(floor)
+        self.floor = check_floor(floor)
 
     def factor(self, progress: Progress) -> float:
         return linear(progress.step, progress.total, warmup_steps(self.warmup, progress.total), self.floor)

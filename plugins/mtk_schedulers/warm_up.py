@@ -1,4 +1,4 @@
-"""Linear warm-up, which every schedule may begin with."""
+"""Linear warm-up, which every schedule that starts at the full rate may begin with."""
 
 from __future__ import annotations
 
@@ -20,3 +20,8 @@ def check_warmup(warmup: float) -> float:
 def warmup_steps(warmup: float, total: int) -> int:
     """The warm-up in steps: a fraction of `total`, rounded, where `warmup` is below 1, else `warmup` itself."""
     return round(warmup * total) if warmup < 1 else int(warmup)
+
+
+def rise(step: int, warm: int) -> float:
+    """(step + 1) / warm, for step < warm: the first step moves already, and the last of the warm-up is at 1."""
+    return (step + 1) / warm
