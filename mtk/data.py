@@ -210,6 +210,15 @@ class EpochPlan:
             steps += [Step(drawn[rank]) for rank in order]
         return steps
 
+    def coverage(self, data: Mapping[str, TaskRows], epoch: int, steps: int | None = None) -> dict[str, float]:
+        """The share of each task's rows that were drawn at least once, from the first epoch to `steps` of `epoch`."""
+        seen = {name: np.zeros(len(rows), np.bool_) for name, rows in data.items()}
+        for number in range(epoch + 1):
+            for step in self.steps(data, number)[: steps if number == epoch else None]:
+                for name, rows in step.rows.items():
+                    seen[name][rows] = True
+        return {name: float(marks.mean()) for name, marks in seen.items()}
+
     def _batches(self, name: str, rows: TaskRows, count: int, epoch: int) -> list[NDArray[np.int64]]:
         """`count` rows in seeded random order, then sorted by length inside every window of batches."""
         size = self.batch_sizes[name]

@@ -142,6 +142,7 @@ class RunFolder:
                 "done": event.done,
                 "losses": event.losses,
                 "rows": event.rows,
+                "coverage": {name: round(share, 4) for name, share in event.coverage.items()},
                 "scores": event.scores.to_dict(),
                 "selected": event.selected,
                 "best": event.is_best,

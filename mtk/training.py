@@ -47,7 +47,10 @@ class StepDone:
 
 @dataclass(frozen=True)
 class EpochDone:
-    """An epoch (or the part of one that max_steps left) and the dev scores after it."""
+    """An epoch (or the part of one that max_steps left) and the dev scores after it.
+
+    coverage: the share of each task's training rows that were drawn at least once since the run began.
+    """
 
     epoch: int
     done: int
@@ -57,6 +60,7 @@ class EpochDone:
     is_best: bool
     rows: int
     seconds: float
+    coverage: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -282,7 +286,9 @@ class Training:
             at.bad_epochs += 1
         means = {name: total / count for name, (total, count) in at.loss_sums.items()}
         losses = {name: means[name] for name in parts.train if name in means}
-        event = EpochDone(at.epoch, at.done, losses, scores, selected, is_best, at.rows, time.perf_counter() - start)
+        coverage = parts.plan.coverage(parts.train, at.epoch, at.step)
+        seconds = time.perf_counter() - start
+        event = EpochDone(at.epoch, at.done, losses, scores, selected, is_best, at.rows, seconds, coverage)
         at.epoch += 1
         at.step, at.rows, at.loss_sums = 0, 0, {}
         train = self.config.train

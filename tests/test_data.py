@@ -326,3 +326,21 @@ def test_toy_tasks_are_what_the_tests_think():
     task = toy_plugin.words(TaskContext("words"))
     assert [len(task.examples(split)) for split in ("train", "dev")] == [24, 8]
     assert any(row.label is None for row in task.examples("train"))
+
+
+@pytest.mark.parametrize("composition", ["all", "one"])
+def test_coverage_counts_rows_that_were_drawn_at_least_once(data, composition):
+    drawn = plan(Capped(rows=20), composition=composition)
+    seen = {name: set() for name in data}
+    for epoch in range(3):
+        steps = drawn.steps(data, epoch)
+        half = {name: set(rows) for name, rows in seen.items()}
+        for place, step in enumerate(steps):
+            for name, rows in step.rows.items():
+                seen[name].update(rows.tolist())
+                if place < len(steps) // 2:
+                    half[name].update(rows.tolist())
+        for found, steps_done in ((half, len(steps) // 2), (seen, None)):
+            share = {name: len(rows) / len(data[name]) for name, rows in found.items()}
+            assert drawn.coverage(data, epoch, steps_done) == pytest.approx(share)
+    assert drawn.coverage(data, 2)["b"] == 1.0 and 0.05 < drawn.coverage(data, 2)["c"] <= 0.2
