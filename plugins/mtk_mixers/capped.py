@@ -8,6 +8,8 @@ import torch
 
 from mtk import ConfigError, Mixer, did_you_mean
 
+ROWS = 8000  # the default cap, and the measure of the other mixers' epochs
+
 
 class Capped(Mixer):
     """min(size, cap) rows of each task; which ones is drawn afresh every epoch, by whoever asks.
@@ -16,7 +18,7 @@ class Capped(Mixer):
     name (`rows=none,per_task={"quora": 6000}`). Raises ConfigError for a cap below 1 or a task that is not trained.
     """
 
-    def __init__(self, *, rows: int | None = 8000, per_task: Mapping[str, int] | None = None) -> None:
+    def __init__(self, *, rows: int | None = ROWS, per_task: Mapping[str, int] | None = None) -> None:
         self.cap, self.per_task = rows, dict(per_task or {})
         for option, cap in {"rows": rows, **{f"per_task: {task}": cap for task, cap in self.per_task.items()}}.items():
             if cap is not None and cap < 1:
