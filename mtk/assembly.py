@@ -52,6 +52,10 @@ def assemble(config: RunConfig, hardware: Hardware, encoder: Encoder | None = No
     trained = [name for name, task in tasks.items() if is_trained(config, task)]
     if not trained:
         raise ConfigError("no task is trained: expected at least one task with trained = true")
+    if config.train.step == "one" and config.train.diagnose == "layers":
+        raise ConfigError(
+            "--diagnose layers with --step one: a step of one task has no gradients to compare; leave out one of them"
+        )
     if config.train.step == "one" and combiner.needs in ("gram", "gradients"):
         raise ConfigError(
             f"combiner '{config.combiner.name}' with --step one: a step holds one task, so there is nothing to "

@@ -54,8 +54,12 @@ class Capture(TorchFunctionMode):
         self._pool: dict[nn.Parameter, Tensor] = {}
         self.begin(())
 
-    def begin(self, tasks: Sequence[str], ranges: RowRanges | None = None) -> None:
-        """Forgets the last micro-batch and awaits one whose rows lie as `ranges` says; None: all are the one task's."""
+    def begin(self, tasks: Sequence[str], ranges: RowRanges | None = None, grams: bool = True) -> None:
+        """Forgets the last micro-batch and awaits one whose rows lie as `ranges` says; None: all are the one task's.
+
+        grams: take each Gramian during the backward, while its gradients are in the cache.
+        """
+        self._early, self.recording = grams, True
         self._tasks, self._ranges = tuple(tasks), ranges
         self._uses: Counter[nn.Parameter] = Counter()
         self._left: set[nn.Parameter] = set()  # used in a way that is autograd's
@@ -67,6 +71,12 @@ class Capture(TorchFunctionMode):
     def free(self) -> None:
         """Gives back the memory that is kept from step to step."""
         self._pool, self._buffers = {}, {}
+
+    def follow(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Captures `parameters` from now on: something froze or thawed."""
+        if self.parameters != set(parameters):
+            self.parameters = set(parameters)
+            self.free()
 
     @property
     def whole(self) -> bool:
@@ -138,7 +148,7 @@ class Capture(TorchFunctionMode):
         scale_grad_by_freq: bool = False,
         sparse: bool = False,
     ) -> Tensor | None:
-        if max_norm is not None or scale_grad_by_freq:
+        if max_norm is not None or scale_grad_by_freq or (sparse and self._ranges is None):
             return None
         rows = 1 if self._ranges is None else self._ranges.rows
         if input.dim() > 1 and input.size(0) == 1 < rows:  # positions, for all rows alike
@@ -157,7 +167,7 @@ class Capture(TorchFunctionMode):
             stack = self._stacks[p].to(torch.promote_types(stack.dtype, torch.float32)) + stack
         self._stacks[p] = stack
         self._uses[p] -= 1
-        if self._uses[p] == 0 and p not in self._looked_up:
+        if self._early and self._uses[p] == 0 and p not in self._looked_up:
             self._grams[p] = gramian_of_stack(stack)
 
     def _room(self, p: nn.Parameter, shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -176,6 +186,7 @@ class Capture(TorchFunctionMode):
         """After the backward: looked-up rows of each embedding by task."""
         for p, pieces in self._looked_up.items():
             if p in self._stacks:  # tied to a linear layer
+                self._stacks[p] = self._stacks[p].to(torch.promote_types(self._stacks[p].dtype, torch.float32))
                 for t in range(len(self._tasks)):
                     for ids, grads, spans in pieces:
                         start, stop = spans[t]
@@ -261,11 +272,12 @@ def verify(
         wanted = torch.autograd.grad(plain[name], everything, retain_graph=True, allow_unused=True)
         floor = 1e-4 * max((float(g.norm()) for g in wanted if g is not None), default=0.0)  # less is rounding
         for p, ours, right in zip(everything, by_task[name], wanted, strict=True):
-            if ours is not None and p not in others:
+            if ours is not None:
                 right = torch.zeros_like(p) if right is None else right.to_dense()
                 if not float((ours - right).norm()) <= tolerance * max(float(right.norm()), floor):
                     capture.refused.add(p)
-    return [p for p in everything if p in others or p in capture.refused]
+    capture.refused |= others  # what is autograd's here stays so, whatever sizes coincide in another batch
+    return [p for p in everything if p in capture.refused]
 
 
 def _captured(

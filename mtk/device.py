@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ _PRODUCTS: Any = getattr(torch.backends.mkldnn, "matmul", None)  # torch's switc
 
 @dataclass(frozen=True)
 class Hardware:
-    """matmul: whose float32 products on the CPU, `torch`'s default or `onednn`'s, which are the faster ones on some."""
+    """matmul: whose float32 products a CPU computes with: `torch`'s default, or `onednn`'s, the faster ones on some."""
 
     device: str
     precision: str
@@ -36,10 +37,20 @@ class Hardware:
         return nullcontext()
 
     def apply(self) -> Hardware:
-        """Sets the thread count and the maker of float32 products of this process."""
+        """Sets the thread count of this process."""
         torch.set_num_threads(self.threads)
-        _use(self.matmul)
         return self
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """In it, float32 products are `matmul`'s; torch's own setting is what it was before and after."""
+        before = None if _PRODUCTS is None else _PRODUCTS.fp32_precision
+        _use(self.matmul)
+        try:
+            yield
+        finally:
+            if _PRODUCTS is not None:
+                _PRODUCTS.fp32_precision = before
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -67,7 +78,7 @@ def choose(config: TrainConfig) -> Hardware:
     if precision == "auto":
         precision = "bf16" if bf16_speedup(device) >= WORTH_IT else "fp32"
     matmul = onednn_or_torch() if (device, precision) == ("cpu", "fp32") else "torch"
-    return Hardware(device, precision, threads, matmul).apply()
+    return Hardware(device, precision, threads, matmul)
 
 
 def bf16_speedup(device: str, repeats: int = 9) -> float:
@@ -114,6 +125,7 @@ def onednn_or_torch(repeats: int = 7) -> str:
             exact = [a.double() @ b.double() for a, b in products]
             for turn in range(repeats if rows == 512 else 1):
                 for name in best:
+                    _PRODUCTS.fp32_precision = before
                     _use(name)
                     start = time.perf_counter()
                     found = [a @ b for a, b in products]
@@ -131,5 +143,6 @@ def _error(found: torch.Tensor, exact: torch.Tensor) -> float:
 
 
 def _use(matmul: str) -> None:
-    if _PRODUCTS is not None:
-        _PRODUCTS.fp32_precision = "bf16" if matmul == "onednn" else "none"
+    """oneDNN takes float32 products over where it may round them; `torch` leaves the process's setting alone."""
+    if _PRODUCTS is not None and matmul == "onednn":
+        _PRODUCTS.fp32_precision = "bf16"

@@ -51,7 +51,7 @@ def predict_together(
     training = model.training
     model.eval()
     try:
-        with torch.inference_mode(), hardware.autocast():
+        with torch.inference_mode(), hardware.computing(), hardware.autocast():
             for chosen in evaluation_batches(rows[first]):
                 batch = fuse({first: rows[first]}, {first: chosen}, model.encoder.tokenizer.pad_id, views=False)
                 part, width = batch.slices[first], batch.tokens.ids.shape[1]

@@ -1,6 +1,6 @@
 """The gradient engine: per-task losses in, one combined gradient in `.grad` out; `combine` is for any PyTorch loop.
 
-It does the least work that serves the combiner: one plain backward for constant or loss weights; one backward a task
+It does the least work that serves the combiner: one plain backward for constant or loss weights, and gradients by task
 for weights from the Gramian or for element-wise combining. Head parameters never take part in surgery.
 """
 
@@ -107,8 +107,7 @@ class GradientEngine:
         self._plain = self._early and not diagnose
         self._params = [p for p in self._shared if p.requires_grad]
         for capture in (self._capture, self._rows):
-            if capture.parameters != set(self._params):  # something froze or thawed
-                capture.parameters = set(self._params)
+            capture.follow(self._params)
         self._watching: Capture | None = None
         self._held: Capture | None = None
         self._losses: dict[str, Tensor] = {}
@@ -126,15 +125,20 @@ class GradientEngine:
         """What to enter for the forward and the losses of a micro-batch whose tasks' rows lie as `ranges` says.
 
         `backward` then takes the tasks' gradients from one pass, as far as `mtk.capture` can tell the rows apart, and
-        needs a pass a task for the rest. Where one plain backward serves, embeddings alone are watched, and their
-        gradient is made of the rows that were looked up. Other rows than a task's own must not feel its loss, and
-        `ranges` covers every row. Use: `with engine.watch(ranges): losses = ...`.
+        needs a pass a task for the rest; call `check` first, which finds out what that is. Where one plain backward
+        serves, embeddings alone are watched, and their gradient is made of the rows that were looked up. Other rows
+        than a task's own must not feel its loss, and `ranges` covers every row. An embedding's `.grad` is memory that
+        the next step uses again: do not keep it, nor edit it through `.data`.
+
+            with engine.watch(ranges):
+                losses = ...
         """
         info = self._running()
         if not self._params:
             return nullcontext()
         if not self._plain:
-            self._capture.begin(info.tasks, ranges)
+            one = self._micro_batches == 1 and self.combiner.needs != "gradients"
+            self._capture.begin(info.tasks, ranges, grams=one)
             self._watching = self._capture
         elif self._micro_batches == 1 and self._params[0].device.type == "cpu":
             self._rows.begin(("all",))
@@ -250,7 +254,7 @@ class GradientEngine:
                 for name, weight in zip(info.tasks, weights.tolist(), strict=True):
                     scale((self._owned or {})[name], weight)
             norm = self._clip(max_norm, finite, held, info)
-        if not self.by_task:
+        if self._early and self._diagnose:
             self._capture.free()  # diagnosed now and then: its memory is not held in between
         if gram is not None:
             gram, layers = unscaled(gram, scales), {name: unscaled(part, scales) for name, part in layers.items()}

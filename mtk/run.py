@@ -214,11 +214,11 @@ def _of_gram(gram: Tensor, tasks: Sequence[str]) -> dict[str, Any]:
         f"{tasks[i]}|{tasks[j]}": round(products[i][j] / (norms[i] * norms[j]), 6) if norms[i] and norms[j] else None
         for i, j in pairs
     }
-    known = [cosine for cosine in cosines.values() if cosine is not None]
+    known = [products[i][j] for i, j in pairs if norms[i] and norms[j]]
     return {
         "norms": {name: float(f"{norm:.6g}") for name, norm in zip(tasks, norms, strict=True)},
         "cosines": cosines,
-        "conflict_rate": sum(cosine < 0 for cosine in known) / len(known) if known else None,
+        "conflict_rate": sum(product < 0 for product in known) / len(known) if known else None,
     }
 
 

@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -115,8 +115,10 @@ class Training:
         if self._engine is None or set(shared) != set(self._engine.shared):
             groups = layer_groups(parts.model, shared) if self.config.train.diagnose == "layers" else {}
             self._engine = GradientEngine(shared, parts.combiner, parts.model.head_parameters(), groups)
-            if not self._engine.by_task and self.config.train.diagnose == "none":
-                return self._engine
+            train = self.config.train
+            buffered = parts.combiner.needs == "losses" and train.accumulate > 1
+            if not self._engine.by_task and not buffered and train.diagnose == "none":
+                return self._engine  # no step will ever take gradients by task
             few = {name: np.unique([0, len(rows) - 1]) for name, rows in parts.train.items()}
             batch = fuse(parts.train, few, parts.model.encoder.tokenizer.pad_id).to(parts.hardware.torch_device)
             rng = rng_state(parts.hardware.device)
@@ -126,7 +128,8 @@ class Training:
                 set_rng_state(parts.hardware.device, rng)
                 return parts.model.losses(batch, parts.model(batch))
 
-            slow = self._engine.check(losses, batch.ranges)
+            with unmoved(parts.model):
+                slow = self._engine.check(losses, batch.ranges)
             set_rng_state(parts.hardware.device, rng)
             names = {p: name for name, p in parts.model.named_parameters()}
             self.slow_parameters = sorted(names[p] for p in slow)
@@ -141,7 +144,9 @@ class Training:
             self.parts.model.train()
             steps = self.parts.plan.steps(self.parts.train, at.epoch)
             while at.step < len(steps) and at.done < self.total:
-                yield self._step(engine, steps[at.step], len(steps))
+                with self.parts.hardware.computing():
+                    done = self._step(engine, steps[at.step], len(steps))
+                yield done
                 if self.stop_requested:
                     yield Finished("stopped")
                     return
@@ -228,14 +233,15 @@ class Training:
         if not bad:
             found = []
             parameters = [p for p in self.parts.model.parameters() if p.requires_grad]
-            for batch in batches:
-                with self.parts.hardware.autocast():
-                    sums = self.parts.model.losses(batch, self.parts.model(batch))
-                for name, loss in sums.items():
-                    if loss.requires_grad:
-                        grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-                        if not all(bool(g.isfinite().all()) for g in grads if g is not None):
-                            found.append(name)
+            with unmoved(self.parts.model):
+                for batch in batches:
+                    with self.parts.hardware.autocast():
+                        sums = self.parts.model.losses(batch, self.parts.model(batch))
+                    for name, loss in sums.items():
+                        if loss.requires_grad:
+                            grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+                            if not all(bool(g.isfinite().all()) for g in grads if g is not None):
+                                found.append(name)
             bad = tuple(dict.fromkeys(found))
         if self.config.train.nonfinite == "skip":
             return bad or tuple(counts)
@@ -252,12 +258,15 @@ class Training:
             "rng": rng_state(self.parts.hardware.device),
             "generator": self.generator.get_state(),
             "combiner": copy.deepcopy(dict(self.parts.combiner.state_dict())),
+            "buffers": [buffer.clone() for buffer in self.parts.model.buffers()],
         }
 
     def _draw_again(self, before: Mapping[str, Any]) -> None:
         set_rng_state(self.parts.hardware.device, before["rng"])
         self.generator.set_state(before["generator"])
         self.parts.combiner.load_state_dict(copy.deepcopy(before["combiner"]))
+        for buffer, old in zip(self.parts.model.buffers(), before["buffers"], strict=True):
+            buffer.copy_(old)
 
     def _losses(
         self, batches: list[MicroBatch], counts: Mapping[str, int], engine: GradientEngine | None
@@ -353,6 +362,17 @@ class Training:
             )
         self.load_moments(state["moments"])
         self.position = Position(epoch=old.epoch, done=done)
+
+
+@contextmanager
+def unmoved(model: nn.Module) -> Iterator[None]:
+    """Leaves buffers, such as a batch norm's statistics, as they were: a forward that is no step moves nothing."""
+    before = [buffer.clone() for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, old in zip(model.buffers(), before, strict=True):
+            buffer.copy_(old)
 
 
 def layer_groups(model: MultitaskModel, shared: Sequence[nn.Parameter]) -> dict[str, list[nn.Parameter]]:

@@ -13,6 +13,7 @@ from mtk.assembly import assemble
 from mtk.capture import Capture, RowRanges, verify
 from mtk.data import fuse
 from mtk.device import Hardware
+from mtk.errors import NonFiniteError
 from mtk.gradients import GradientEngine
 from mtk.gramian import gramian, gramian_of_stack, weighted_sum
 from mtk.interfaces import StepInfo
@@ -20,6 +21,7 @@ from mtk.training import Training
 from mtk_combiners.graddrop import GradDrop
 from mtk_combiners.pcgrad import PCGrad
 from mtk_combiners.sum import Sum
+from mtk_combiners.uncertainty import Uncertainty
 from mtk_encoders.tiny import tiny_bert
 from tests.test_training import FOUR, toy_parts
 from tests.toy_plugin import config
@@ -226,6 +228,126 @@ def test_verify_refuses_what_differs() -> None:
         torch.autograd.grad(plain[n], list(model.parameters()), retain_graph=True, allow_unused=True) for n in TASKS
     ]
     torch.testing.assert_close(report.gram, gramian(rows), rtol=1e-5, atol=1e-6)
+
+
+class SequenceFirst(nn.Module):
+    """A layer that sees [L, B, D]: where L happens to equal B, its spans look right and are wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # [B, L, D]
+        return self.last(self.first(x.transpose(0, 1)).transpose(0, 1))
+
+
+def test_what_is_autograds_at_the_check_stays_so_when_sizes_coincide() -> None:
+    model, generator = SequenceFirst(), torch.Generator().manual_seed(0)
+    engine = GradientEngine(list(model.parameters()), PCGrad())
+    slow = engine.check(lambda: split(model(torch.ones(5, 3, 4))), RANGES)
+    assert {id(p) for p in slow} == {id(p) for p in model.first.parameters()}
+    x = torch.randn(5, 5, 4, generator=generator)
+    engine.start(StepInfo(TASKS, 0, 0, torch.Generator()))
+    with engine.watch(RANGES):
+        losses = split(model(x))
+    engine.backward(losses)
+    plain = split(model(x))
+    rows = [torch.autograd.grad(plain[n], list(model.parameters()), retain_graph=True) for n in TASKS]
+    torch.testing.assert_close(engine.finish().gram, gramian(rows), rtol=1e-5, atol=1e-6)
+
+
+class Hidden(torch.autograd.Function):
+    """A use of a parameter that no function mode sees."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x)
+        return x * weight.sum()
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return None, (grad * x).sum() * torch.ones(4, 4)
+
+
+def test_a_use_that_nobody_saw_is_found_by_the_check() -> None:
+    model, x = SequenceFirst(), torch.randn(5, 3, 4)
+    engine = GradientEngine(list(model.parameters()), PCGrad())
+
+    def forward():
+        out = model.last(x)
+        return split(out + Hidden.apply(x, model.last.weight))
+
+    assert [id(p) for p in engine.check(forward, RANGES)] == [id(model.last.weight)]
+    for _ in range(2):  # nothing lingers of the first
+        engine.start(StepInfo(TASKS, 0, 0, torch.Generator().manual_seed(0)))
+        with engine.watch(RANGES):
+            losses = forward()
+        engine.backward(losses)
+        plain = forward()
+        shared = list(model.last.parameters())
+        rows = [torch.autograd.grad(plain[n], shared, retain_graph=True) for n in TASKS]
+        torch.testing.assert_close(engine.finish().gram, gramian(rows), rtol=1e-5, atol=1e-5)
+
+
+def test_sparse_embeddings_stay_sparse_in_a_plain_backward() -> None:
+    words = nn.Embedding(11, 3, sparse=True)
+    engine = GradientEngine([words.weight], Sum())
+    engine.start(StepInfo(TASKS, 0, 0, torch.Generator()))
+    with engine.watch(RANGES):
+        losses = split(words(torch.arange(5)))
+    engine.backward(losses)
+    engine.finish(finite=False)
+    assert words.weight.grad.is_sparse
+
+
+def test_one_tasks_nan_stays_in_its_rows() -> None:
+    """Also in the padding that attention adds, whichever row comes first."""
+    encoder = tiny_bert(dropout=0.0)
+    mask = torch.arange(6) < torch.tensor([3, 6, 4, 5, 2])[:, None]
+    from mtk import TokenBatch
+
+    batch = TokenBatch(torch.randint(5, 90, (5, 6)) * mask, torch.zeros(5, 6, dtype=torch.long), mask)
+    ranges = RowRanges(
+        5, {20: {"a": (0, 9), "b": (9, 20)}, 30: {"a": (0, 12), "b": (12, 30)}, 5: {"a": (0, 2), "b": (2, 5)}}
+    )
+    for bad, good in (("a", 1), ("b", 0)):
+        engine = GradientEngine(list(encoder.parameters()), PCGrad())
+        engine.start(StepInfo(TASKS, 0, 0, torch.Generator().manual_seed(0)))
+        with engine.watch(ranges):
+            losses = split(encoder(batch).pooled)
+        losses[bad] = losses[bad] + (losses[bad] - losses[bad].detach()).abs().sqrt()
+        engine.backward(losses)
+        with pytest.raises(NonFiniteError) as caught:
+            engine.finish()
+        assert caught.value.tasks == (bad,), good
+
+
+@pytest.mark.parametrize("diagnose", ["whole", "none"])
+def test_whatever_takes_gradients_by_task_is_checked_first(diagnose) -> None:
+    """Loss weights under accumulation need them too."""
+    chosen = config(FOUR, combiner="uncertainty", train={"accumulate": 2, "diagnose": diagnose, "max_steps": 2})
+    parts = toy_parts(chosen, Uncertainty())
+    plain = parts.model.encoder.forward
+
+    def coupled(batch):
+        features = plain(batch)
+        return type(features)(features.pooled - features.pooled.mean(0), features.tokens, features.mask)
+
+    parts.model.encoder.forward = coupled
+    training = Training(parts)
+    assert training.slow_parameters
+
+
+def test_the_check_moves_no_buffer() -> None:
+    parts = toy_parts(config(FOUR, combiner="pcgrad"), PCGrad())
+    norm = nn.BatchNorm1d(2)
+    head = parts.model.head("words")
+    head.norm, plain = norm, head.forward
+    head.forward = lambda *features: norm(plain(*features))
+    Training(parts)
+    assert norm.num_batches_tracked == 0 and norm.running_mean.tolist() == [0, 0]
 
 
 def test_a_model_that_the_recorded_calls_break_is_left_alone() -> None:

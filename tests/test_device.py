@@ -41,10 +41,15 @@ def test_products_are_oneDNNs_only_where_it_rounds_nothing(monkeypatch):
     settings = TrainConfig(device="cpu", precision="fp32", threads=1)
     for matmul in {"torch", device.onednn_or_torch()}:
         assert torch.backends.mkldnn.matmul.fp32_precision == "none", "the probe left its setting behind"
-        Hardware("cpu", "fp32", 1, matmul).apply()
         a, b = torch.randn(300, 384), torch.randn(384, 1536)
-        assert float((a @ b - (a.double() @ b.double())).abs().max()) < 1e-3
-        Hardware("cpu", "fp32", 1).apply()
+        with Hardware("cpu", "fp32", 1, matmul).computing():
+            assert torch.backends.mkldnn.matmul.fp32_precision == ("bf16" if matmul == "onednn" else "none")
+            assert float((a @ b - (a.double() @ b.double())).abs().max()) < 1e-3
+    torch.backends.mkldnn.matmul.fp32_precision = "ieee"  # the user's own choice stands
+    with pytest.raises(ZeroDivisionError), Hardware("cpu", "fp32", 1, "onednn").computing():
+        _ = 1 / 0
+    assert torch.backends.mkldnn.matmul.fp32_precision == "ieee"
+    torch.backends.mkldnn.matmul.fp32_precision = "none"
     plain = torch.Tensor.__matmul__
 
     def rounding(self, other):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from mtk import session
 from mtk.assembly import assemble
+from mtk.data import Step
 from mtk.device import Hardware
 from mtk.errors import MTKError
 from mtk.gradients import GradientReport
@@ -159,6 +161,34 @@ def test_skip_lets_the_task_sit_out(make, what, tmp_path) -> None:
     assert set(steps[1].losses) == {name for name in FOUR if name != "pairs"} and "pairs" in steps[2].losses
     assert all(bool(p.isfinite().all()) for p in parts.model.parameters())
     assert all(math.isfinite(value) for step in steps for value in step.losses.values())
+
+
+@pytest.mark.parametrize("make", [Sum, PCGrad, Uncertainty])
+@pytest.mark.parametrize("task", list(FOUR))
+def test_a_skipped_task_is_as_good_as_absent(make, task) -> None:
+    """With our BERT, and dropout: bit for bit the step of a batch without the task's rows."""
+    ends = []
+    for absent in (False, True):
+        chosen = settings(nonfinite="skip", max_steps=1, diagnose="none")
+        training = Training(replace(assemble(chosen, Hardware("cpu", "fp32", 1), encoder=tiny_bert()), combiner=make()))
+        if absent:
+            whole = training.parts.plan.steps(training.parts.train, 0)[0]
+            step = Step({name: rows for name, rows in whole.rows.items() if name != task})
+            torch.manual_seed(3)
+            training.parts.model.train()
+            training._step(training.engine(), step, 1)
+        else:
+            spoil(training, task, 1, "gradient")
+            torch.manual_seed(3)
+            (done,) = steps_of(training)
+            assert done.left_out == (task,)
+        ends.append([p.detach().clone() for p in training.parts.model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+def test_layers_of_steps_of_one_task_are_refused() -> None:
+    with pytest.raises(MTKError, match="--diagnose layers with --step one"):
+        assemble(settings(diagnose="layers", step="one"), Hardware("cpu", "fp32", 1), encoder=tiny_bert())
 
 
 def test_skip_is_in_the_metrics_and_a_step_of_nothing_moves_nothing(tmp_path) -> None:

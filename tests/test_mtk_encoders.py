@@ -222,6 +222,21 @@ def test_gradients_hold_under_dropout() -> None:
     assert torch.autograd.gradcheck(seeded(lambda x, y: dropout_add(x[:, :4], y, 0.3)), (x, y))
 
 
+def test_a_rows_nan_stays_in_its_row() -> None:
+    packing = Packing(mask_of([3, 4, 2]), 2, packed=True)
+    qkv = draws(9, 3 * 8)
+    qkv[:3] = torch.nan
+    qkv.requires_grad_()
+    out = attention(qkv, packing, 0.0)
+    assert bool(out[:3].isnan().all()) and bool(out[3:].isfinite().all())
+    (grad,) = torch.autograd.grad(out[3:].sum(), qkv)
+    assert bool(grad[3:].isfinite().all())
+
+
+def test_nearly_everything_can_be_dropped() -> None:
+    assert float(keep_mask(torch.empty(1000, 1000), 0.999999).mean()) < 1e-4
+
+
 @pytest.mark.parametrize("p", [0.05, 0.1, 0.5])
 def test_a_mask_keeps_its_share_and_follows_the_global_generator(p) -> None:
     torch.manual_seed(0)

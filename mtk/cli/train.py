@@ -81,7 +81,8 @@ def train(
         str | None,
         _option(
             HOW,
-            "Gradient norms and cosines of the tasks, into metrics.jsonl: whole, layers or none (default: whole).",
+            "Gradient norms and cosines of the tasks, into metrics.jsonl: whole, layers or none (default: whole). "
+            "Needs steps of several tasks.",
         ),
     ] = None,
     diagnose_every: Annotated[

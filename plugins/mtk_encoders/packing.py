@@ -50,11 +50,12 @@ class Packing:
         return bias.masked_fill_(~self.mask, torch.finfo(dtype).min)[:, None, None, :]
 
     def split(self, tokens: Tensor, parts: int) -> Tensor:
-        """[N, parts * D] -> [parts, B * H, L, D / H]; padding holds some real token's features."""
+        """[N, parts * D] -> [parts, B * H, L, D / H]; padding is zero, so that no row's NaN gets into another's."""
         narrow = tokens.view(-1, tokens.size(1) // (parts * self.heads))  # [N * parts * H, D / H]
         if self.places is None:
             narrow = narrow.view(self.rows, self.length, parts, self.heads, -1).permute(2, 0, 3, 1, 4)
             return narrow.reshape(parts, self.rows * self.heads, self.length, -1)
+        narrow = F.pad(narrow, (0, 0, 0, 1))  # one row of zeros, which padding reads
         chosen = narrow.index_select(0, self._index("split", parts))
         return chosen.view(parts, self.rows * self.heads, self.length, -1)
 
@@ -78,11 +79,12 @@ class Packing:
 
     def _split_index(self, parts: int) -> Tensor:
         assert self.places is not None
-        token = self.places.new_zeros(self.rows * self.length)  # padding reads token 0: attention hides it
+        token = self.places.new_full((self.rows * self.length,), -1)
         token[self.places] = torch.arange(len(self.places), device=token.device)
         part, head = _range(parts, token).view(-1, 1, 1, 1), _range(self.heads, token).view(-1, 1)
         token = token.view(1, self.rows, 1, self.length)
-        return ((token * parts + part) * self.heads + head).flatten()
+        chosen = (token * parts + part) * self.heads + head  # [parts, B, H, L]
+        return torch.where(token < 0, len(self.places) * parts * self.heads, chosen).flatten()
 
     def _join_index(self, parts: int) -> Tensor:
         assert self.places is not None
@@ -108,7 +110,7 @@ def keep_mask(like: Tensor, dropout: float) -> Tensor:
     source = np.random.Generator(np.random.SFC64(int(torch.randint(2**62, ()))))
     words = source.integers(0, 2**64, -(-like.numel() // 4), dtype=np.uint64)
     bits = torch.from_numpy(words.view(np.int16))
-    threshold = round(dropout * 2**16) - 2**15
+    threshold = min(round(dropout * 2**16), 2**16 - 1) - 2**15
     mask = torch.empty(like.shape, dtype=like.dtype)
     torch.ge(bits[: like.numel()].view(like.shape), threshold, out=mask)
     return mask
@@ -194,9 +196,6 @@ class _Attention(torch.autograd.Function):
         query, key, value, probabilities, mask, dropped = ctx.saved_tensors
         packing: Packing = ctx.packing
         grad = packing.split(grads[0], 1)[0]  # [B * H, L, d]
-        if packing.places is not None:  # padding is nobody's query
-            grad = grad.view(packing.rows, packing.heads, packing.length, -1)
-            grad = grad.mul(packing.mask.to(grad.dtype)[:, None, :, None]).view_as(query)
         grads_qkv = torch.empty((3, *query.shape), dtype=query.dtype)
         torch.bmm(dropped.transpose(1, 2), grad, out=grads_qkv[2])
         slope = torch.bmm(grad, value.transpose(1, 2))
