@@ -67,7 +67,9 @@ def assemble(config: RunConfig, hardware: Hardware, encoder: Encoder | None = No
     check_select_on(config, tasks, dev)
     encoder = encoder or build_encoder(config)
     heads = build_heads(config, tasks, encoder.hidden_size)
-    examples = {name: _training_rows(config, tasks[name], rows) for name, rows in examples.items()}
+    examples = {name: _limited(config, tasks[name], rows) for name, rows in examples.items()}
+    for number, choice in enumerate(config.augment):
+        examples = _augmented(config.train.seed, number, choice, tasks, examples)
     length = config.data.max_length
     train_rows = {n: tokenise(encoder, heads[n], tasks[n].paired, rows, length) for n, rows in examples.items()}
     dev_rows = {n: tokenise(encoder, heads[n], tasks[n].paired, rows, length) for n, rows in dev.items()}
@@ -170,19 +172,33 @@ def build_heads(config: RunConfig, tasks: Mapping[str, Task], hidden_size: int) 
     return heads
 
 
-def _training_rows(config: RunConfig, task: Task, rows: Sequence[Example]) -> Sequence[Example]:
+def _limited(config: RunConfig, task: Task, rows: Sequence[Example]) -> Sequence[Example]:
+    """The training rows, or `max_train_rows` of them drawn at random."""
     if not rows:
         raise DataError(f"task '{task.name}': its train split has no rows ({task.source.origin})")
     seed, limit = config.train.seed, config.data.max_train_rows
     if limit is not None and limit < len(rows):
         keep = sorted(draw_rows(len(rows), limit, generator(seed, "max_train_rows", task.name)).tolist())
         rows = [rows[i] for i in keep]
-    for number, choice in enumerate(config.augment):
-        augment = plugins.build("augmentation", choice.name, **choice.options)
-        rows = augment(task, rows, generator(seed, "augment", number, task.name))
-        if not rows:
-            raise DataError(f"task '{task.name}': augmentation '{choice.name}' left none of its training rows")
     return rows
+
+
+def _augmented(
+    seed: int, number: int, choice: Choice, tasks: Mapping[str, Task], examples: Mapping[str, Sequence[Example]]
+) -> dict[str, Sequence[Example]]:
+    """Every task's rows after one augmentation. Raises ConfigError where it serves none of them."""
+    out = {}
+    for name, rows in examples.items():
+        augment = plugins.build("augmentation", choice.name, **choice.options)
+        out[name] = augment(tasks[name], rows, generator(seed, "augment", number, name))
+        if not out[name]:
+            raise DataError(f"task '{name}': augmentation '{choice.name}' left none of its training rows")
+    if all(list(out[name]) == list(rows) for name, rows in examples.items()):
+        raise ConfigError(
+            f"augmentation '{choice.name}' changed no training row of {', '.join(examples)}; leave it out, or see "
+            f"which tasks it serves: mtk plugins show {choice.name}"
+        )
+    return out
 
 
 def check_dev(tasks: Mapping[str, Task], dev: Mapping[str, Sequence[Example]]) -> None:

@@ -500,6 +500,7 @@ def test_nothing_is_loaded_for_an_out_folder_that_will_not_do(finished, monkeypa
         ({"words": {}}, {"combiner": "pcgrd"}, "PluginError", "unknown combiner 'pcgrd'.*did you mean 'pcgrad'"),
         ({"words": {}}, {"combiner": "pcgrad", "train": {"step": "one"}}, "ConfigError", "nothing to combine"),
         ({"words": {}}, {"augment": ["nothing"]}, "DataError", "augmentation 'nothing' left none"),
+        ({"words": {}}, {"augment": ["sick"]}, "ConfigError", "augmentation 'sick' changed no training row of words"),
         ({"words": {"rows": 0}}, {}, "DataError", "task 'words': its train split has no rows"),
         ({"words": {"dev": 0}}, {}, "DataError", "none of its 0 dev rows has a label"),
         ({"words": {}}, {"train": {"select_on": "wrods"}}, "ConfigError", "no such task; did you mean 'words'"),
