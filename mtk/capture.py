@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from mtk.gramian import Gradients, gramian_of_stack, weighted_sum
+from mtk.gramian import Gradients, gramian_of_stack, weighted_sums
 
+LARGE = 1 << 16  # entries of a parameter whose Gramian is worth a product of its own
 Spans = Sequence[tuple[int, int]]  # start and stop of each of T tasks, in the order of a step's tasks
 
 
@@ -167,7 +168,7 @@ class Capture(TorchFunctionMode):
             stack = self._stacks[p].to(torch.promote_types(stack.dtype, torch.float32)) + stack
         self._stacks[p] = stack
         self._uses[p] -= 1
-        if self._early and self._uses[p] == 0 and p not in self._looked_up:
+        if self._early and self._uses[p] == 0 and p not in self._looked_up and stack[0].numel() >= LARGE:
             self._grams[p] = gramian_of_stack(stack)
 
     def _room(self, p: nn.Parameter, shape: tuple[int, ...], like: Tensor) -> Tensor:
@@ -197,12 +198,23 @@ class Capture(TorchFunctionMode):
                 self._rows[p] = _rows_by_task(pieces)
         self._looked_up = {}
 
-    def grams(self) -> dict[nn.Parameter, Tensor]:
-        """The Gramian [T, T] of each captured parameter, float64 on its device."""
+    def grams(self, apart: bool = True) -> dict[nn.Parameter, Tensor]:
+        """The Gramian [T, T] of each captured parameter, float64 on its device.
+
+        Without `apart`, small parameters are taken together, and one of them stands for all: many small products cost
+        more than one.
+        """
         self._settle()
-        for p, stack in (*self._stacks.items(), *((p, values) for p, (_, values) in self._rows.items())):
-            if p not in self._grams:
+        stacks = {**self._stacks, **{p: values for p, (_, values) in self._rows.items()}}
+        left = {p: stack for p, stack in stacks.items() if p not in self._grams}
+        small = {} if apart else {p: stack for p, stack in left.items() if stack[0].numel() < LARGE}
+        for p, stack in left.items():
+            if p not in small:
                 self._grams[p] = gramian_of_stack(stack)
+        if small:
+            wide = [s.flatten(1).to(torch.promote_types(s.dtype, torch.float32)) for s in small.values()]
+            joined = torch.cat(wide, dim=1)
+            return {**self._grams, next(iter(small)): gramian_of_stack(joined)}
         return self._grams
 
     def norm(self) -> float:
@@ -214,10 +226,11 @@ class Capture(TorchFunctionMode):
     def combined(self, weights: Sequence[float]) -> dict[nn.Parameter, Tensor]:
         """Each captured parameter's gradient: the sum of the tasks', with `weights` [T]. Forgets them."""
         self._settle()
-        out = {p: weighted_sum(stack, weights).to(p.dtype) for p, stack in self._stacks.items()}
+        sums = weighted_sums(list(self._stacks.values()), weights)
+        out = {p: total.to(p.dtype) for p, total in zip(self._stacks, sums, strict=True)}
         for p, (ids, values) in self._rows.items():
             dense = self._cleared(p)
-            dense[ids] = weighted_sum(values, weights).to(p.dtype)
+            dense[ids] = weighted_sums([values], weights)[0].to(p.dtype)
             self._buffers[p] = (dense, ids, dense._version)
             out[p] = dense
         self.begin(())

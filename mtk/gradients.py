@@ -263,7 +263,7 @@ class GradientEngine:
     def _gramians(self, info: StepInfo) -> tuple[Tensor, dict[str, Tensor]]:
         """The Gramian of the step's gradients, and those of its groups."""
         buffers = [self._buffers[name] for name in info.tasks]
-        found = {} if self._held is None else self._held.grams()
+        found = {} if self._held is None else self._held.grams(apart=bool(self._groups))
         zero = torch.zeros(len(info.tasks), len(info.tasks), dtype=torch.float64)
 
         def of(places: Sequence[int]) -> Tensor:

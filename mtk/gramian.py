@@ -71,13 +71,14 @@ def gramian_of_stack(stack: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def weighted_sum(stack: Tensor, weights: Sequence[float]) -> Tensor:
-    """stack [T, ...], weights [T] -> their sum [...], in float32 at least."""
-    dtype = torch.promote_types(stack.dtype, torch.float32)
-    total = stack[0].to(dtype, copy=True).mul_(weights[0])
-    for part, weight in zip(stack[1:], weights[1:], strict=True):
-        total.add_(part, alpha=weight)
-    return total
+def weighted_sums(stacks: Sequence[Tensor], weights: Sequence[float]) -> list[Tensor]:
+    """stacks [T, ...], weights [T] -> the sum [...] of each, in float32 at least."""
+    totals = [stack[0].to(torch.promote_types(stack.dtype, torch.float32), copy=True) for stack in stacks]
+    if totals:
+        torch._foreach_mul_(totals, weights[0])
+    for t, weight in enumerate(weights[1:], start=1) if totals else ():
+        torch._foreach_add_(totals, [stack[t] for stack in stacks], alpha=weight)
+    return totals
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from mtk.data import fuse
 from mtk.device import Hardware
 from mtk.errors import NonFiniteError
 from mtk.gradients import GradientEngine
-from mtk.gramian import gramian, gramian_of_stack, weighted_sum
+from mtk.gramian import gramian, gramian_of_stack, weighted_sums
 from mtk.interfaces import StepInfo
 from mtk.training import Training
 from mtk_combiners.graddrop import GradDrop
@@ -43,6 +43,7 @@ def both(model: nn.Module, forward, ranges: RowRanges = RANGES):
     left = [p.grad is not None for p in parameters]
     model.zero_grad()
     gram = sum(g.double() for g in capture.grams().values())
+    torch.testing.assert_close(gram, sum(g.double() for g in capture.grams(apart=False).values()), rtol=1e-5, atol=1e-6)
     columns = capture.columns(parameters)
     plain = forward()
     wanted = {
@@ -438,12 +439,14 @@ def test_gramian_of_a_stack(dtype, size) -> None:
     assert float((found - exact).abs().max()) <= 2e-6 * float(exact.max())
 
 
-def test_weighted_sum_leaves_its_terms() -> None:
-    stack = torch.randn(3, 4, 5)
+def test_weighted_sums_leave_their_terms() -> None:
+    stack, other = torch.randn(3, 4, 5), torch.randn(3, 2).bfloat16()
     kept = stack.clone()
-    torch.testing.assert_close(weighted_sum(stack, [0.5, 2.0, -1.0]), 0.5 * stack[0] + 2 * stack[1] - stack[2])
-    assert torch.equal(stack, kept)
-    assert weighted_sum(stack.bfloat16(), [1.0, 0.0, 0.0]).dtype == torch.float32
+    found = weighted_sums([stack, other], [0.5, 2.0, -1.0])
+    torch.testing.assert_close(found[0], 0.5 * stack[0] + 2 * stack[1] - stack[2])
+    torch.testing.assert_close(found[1], 0.5 * other[0].float() + 2 * other[1].float() - other[2].float())
+    assert torch.equal(stack, kept) and found[1].dtype == torch.float32
+    assert weighted_sums([], [1.0]) == []
 
 
 def test_linear_is_the_function_that_modules_call() -> None:
