@@ -163,9 +163,9 @@ def dropout_add(hidden: Tensor, residual: Tensor, p: float) -> Tensor:
 def attention(qkv: Tensor, packing: Packing, dropout: float) -> Tensor:
     """Scaled dot-product self-attention: qkv [N, 3 D] -> [N, D].
 
-    On the CPU, SDPA is the slower one in bfloat16 (1.2x to 6x at lengths 16 to 256) and with dropout.
+    On the CPU, SDPA over padded rows is the slower one: in bfloat16, with dropout, and in float32 too (docs/log.md).
     """
-    if qkv.device.type == "cpu" and (dropout > 0 or qkv.dtype != torch.float32):
+    if qkv.device.type == "cpu":
         return _Attention.apply(qkv, packing, dropout)
     shape = (packing.rows, packing.length, 3, packing.heads, -1)
     query, key, value = packing.unpack(qkv).view(shape).permute(2, 0, 3, 1, 4)  # each [B, H, L, D / H]
