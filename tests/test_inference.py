@@ -98,7 +98,8 @@ def test_rows_of_every_form_say_the_same(model: TrainedModel) -> None:
     a, b = PAIRS[0]
     mapping = {"sentence1": a, "sentence2": b}
     forms: list[Any] = [(a, b), [a, b], mapping, Example("x", a, b, 3.0), (f" {a} ", b)]
-    assert len({p.value for p in model.predict("sts", forms)}) == 1
+    values = [p.value for p in model.predict("sts", forms)]
+    assert values == pytest.approx([values[0]] * len(forms), abs=1e-5)  # a place in the batch is worth a rounding
     assert list(model.predict_all([mapping])[0]) == ["sts", "quora"]
     assert list(model.predict_all([{"sentence": a, **mapping}])[0]) == ["sst", "sts", "quora"]
     assert list(model.predict_all([["one text in a list"]])[0]) == ["sst"]
