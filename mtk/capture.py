@@ -37,7 +37,7 @@ class RowRanges:
 class Capture(TorchFunctionMode):
     """While it is entered, calls that use one of `parameters` are recorded, and autograd skips these gradients.
 
-    After `begin(tasks, ranges)`, a forward under `with capture:` and a backward, `gram`, `combined` and `columns` tell
+    After `begin(tasks, ranges)`, a forward under `with capture:` and a backward, `grams`, `combined` and `columns` tell
     of the T tasks' gradients. Any other use of a parameter, on what does not lead with the batch's rows or tokens say,
     is autograd's as ever. Calls with parameters in `refused` are left to autograd too.
     only_embeddings: leaves linear layers and norms to autograd, and spares the dense gradient of the word embedding,
