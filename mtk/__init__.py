@@ -55,6 +55,12 @@ if TYPE_CHECKING:  # type checkers would take these names for Any
         build as build,
         registered as registered,
     )
+    from mtk.scoretable import (
+        Curve as Curve,
+        Difference as Difference,
+        ScoreRow as ScoreRow,
+        ScoreTable as ScoreTable,
+    )
     from mtk.tables import (
         TableRow as TableRow,
         read_table as read_table,
@@ -90,6 +96,7 @@ _HOME = {
         "Tuner",
     ),
     "mtk.targets": ("Classes", "Range"),
+    "mtk.scoretable": ("Curve", "Difference", "ScoreRow", "ScoreTable"),
     "mtk.tables": ("TableRow", "read_table"),
     "mtk.hookspecs": ("hookimpl", "Register", "RegisterCommand"),
     "mtk.plugins": ("build", "registered"),

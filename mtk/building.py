@@ -92,7 +92,7 @@ def construct(
 
 
 def _base(kind: str) -> type:
-    if kind == "exporter":
+    if kind in ("exporter", "report"):  # plain functions
         return Callable  # type: ignore[return-value]
     return getattr(importlib.import_module("mtk.interfaces"), _BASES[kind])
 

@@ -91,5 +91,10 @@ def register_exporters(register: Register) -> None:
 
 
 @hookspec
+def register_reports(register: Register) -> None:
+    """Writers of score tables; functions built with (), called with (table, folder) -> Path of the main file."""
+
+
+@hookspec
 def register_commands(register: RegisterCommand) -> None:
     """Further `mtk` commands; register(path, function, summary)."""

@@ -14,7 +14,7 @@ import pluggy
 from mtk import hookspecs
 from mtk.errors import PluginError, did_you_mean
 
-KINDS = ("task", "head", "encoder", "combiner", "scheduler", "mixer", "augmentation", "tuner", "exporter")
+KINDS = ("task", "head", "encoder", "combiner", "scheduler", "mixer", "augmentation", "tuner", "exporter", "report")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _PATH = re.compile(r"[a-z][a-z0-9-]*( [a-z][a-z0-9-]*)*")

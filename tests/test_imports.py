@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 # A module imports from its own line and the lines above. A package's modules stand where the package does.
 LAYERS = (
-    ("errors", "formats", "interfaces", "notices"),
+    ("errors", "formats", "interfaces", "notices", "scoretable"),
     ("targets", "hookspecs"),
     ("options", "registration", "building", "plugins"),
     ("config", "settings"),
