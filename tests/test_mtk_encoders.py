@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mtk import CheckpointError, ConfigError, TokenBatch, build, registered
+from mtk import CheckpointError, ConfigError, PluginError, TokenBatch, build, registered
 from mtk_encoders.bert import BertConfig, BertEncoder
 from mtk_encoders.builders import bert, minilm
 from mtk_encoders.packing import Packing, attention, dropout, dropout_add, keep_mask
@@ -309,7 +309,17 @@ def edit_config(folder: Path, **changes) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
-@pytest.mark.parametrize("options", [{}, {"pooling": "cls", "dropout": 0.3}, {"pooling": "pooler"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"pooling": "cls", "dropout": 0.3},
+        {"pooling": "pooler"},
+        {"pair": "no-final-sep"},
+        {"pair": "keep-second-cls", "token_types": False},
+        {"token_types": "false"},
+    ],
+)
 def test_spec_reloads_what_save_wrote(options, tmp_path: Path) -> None:
     encoder = build("encoder", "tiny", seed=5, **options)
     name, known = encoder.spec
@@ -322,6 +332,7 @@ def test_spec_reloads_what_save_wrote(options, tmp_path: Path) -> None:
     }
     batch = batch_of(again)
     assert torch.equal(again.eval()(batch).pooled, encoder.eval()(batch_of(encoder)).pooled)
+    assert again.tokenizer.encode(ROWS, 20) == encoder.tokenizer.encode(ROWS, 20)
 
 
 def test_saving_over_the_folder_it_came_from(folder: Path) -> None:
@@ -455,6 +466,37 @@ def test_names_that_nobody_registered_are_folders(folder: Path, tmp_path: Path, 
     assert isinstance(build("encoder", f"./{folder.name}"), BertEncoder)
     assert isinstance(build("encoder", folder.name), BertEncoder)
     assert isinstance(build("encoder", "bert", **{"": str(folder)}), BertEncoder)
+
+
+PAIR = [("good dog", "bad cat")]
+
+
+def test_every_bert_takes_a_pair_format(folder: Path) -> None:
+    sources = {"bert": {"source": str(folder)}, "auto": {"source": str(folder)}, "tiny": {}}
+    for name, source in sources.items():
+        encoder = build("encoder", name, pair="no-final-sep", token_types=False, **source)
+        (row,) = encoder.tokenizer.encode(PAIR, 20)
+        assert len(row.ids) == 6 and row.types == [0] * 6
+        assert encoder.spec[1] | {"pair": "no-final-sep", "token_types": False} == encoder.spec[1]
+    assert len(build("encoder", f"{folder}", pair="keep-second-cls").tokenizer.encode(PAIR, 20)[0].ids) == 8
+    with pytest.raises(ConfigError, match=r"'pair' must be 'standard' .*, found 'no-sep'; did you mean 'no-final-sep'"):
+        build("encoder", "tiny", pair="no-sep")
+
+
+@needs_minilm
+def test_minilm_takes_a_pair_format() -> None:
+    whole, short = build("encoder", "minilm"), build("encoder", "minilm", pair="no-final-sep")
+    (wanted,), (row,) = whole.tokenizer.encode(PAIR, 20), short.tokenizer.encode(PAIR, 20)
+    assert (row.ids, row.types) == (wanted.ids[:-1], wanted.types[:-1]) and sum(row.types) == 2
+
+
+@pytest.mark.parametrize("options", [{"pair": "no-final-sep"}, {"token_types": False}])
+def test_pair_formats_are_for_bert(options, folder: Path) -> None:
+    edit_config(folder, model_type="roberta")
+    with pytest.raises(ConfigError, match="'pair' and 'token_types' are for BERT checkpoints, and this is a roberta"):
+        build("encoder", str(folder), **options)
+    with pytest.raises(PluginError, match=r"encoder 'hf' has no option '(pair|token_types)'"):
+        build("encoder", "hf", source=str(folder), **options)
 
 
 def test_importing_the_plugin_is_light() -> None:

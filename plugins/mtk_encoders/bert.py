@@ -195,7 +195,7 @@ class BertEncoder(Encoder):
         self.config = config = config.with_dropout(dropout)
         self.tokenizer, self.pooling = tokenizer, pooling
         self.hidden_size, self.max_length = config.hidden_size, config.max_position_embeddings
-        self.spec = ("bert", {"pooling": pooling, "dropout": dropout})
+        self.spec = ("bert", {"pooling": pooling, "dropout": dropout, **tokenizer.pairs.to_dict()})
         self.embeddings = Embeddings(config)
         layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.encoder = nn.ModuleDict({"layer": layers})

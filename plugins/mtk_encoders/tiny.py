@@ -10,6 +10,7 @@ from torch import nn
 
 from mtk import ConfigError
 from mtk_encoders.bert import BertConfig, BertEncoder
+from mtk_encoders.pairs import Pair, PairFormat
 from mtk_encoders.tokenizer import SPECIAL, wordpiece
 
 WORDS = """
@@ -45,14 +46,17 @@ def tiny_bert(
     layers: int = 2,
     dropout: float | None = None,
     pooling: Literal["mean", "cls", "pooler"] = "mean",
+    pair: Pair = "standard",
+    token_types: bool = True,
 ) -> BertEncoder:
     """A BERT of two heads with random weights that depend on `seed` only. It reads up to 128 tokens.
 
-    dropout: of hidden states and attention; None means 0.1. Raises ConfigError for sizes that cannot be.
+    dropout: of hidden states and attention; None means 0.1. pair, token_types: as `minilm`.
+    Raises ConfigError for sizes that cannot be.
     """
     if hidden_size < 2 or hidden_size % 2 or layers < 1:
         raise ConfigError(f"tiny: needs an even hidden_size and a layer, found {hidden_size} and {layers} layers")
-    tokenizer = wordpiece(vocabulary(), {"model_max_length": 128})
+    tokenizer = wordpiece(vocabulary(), {"model_max_length": 128}, PairFormat(pair, token_types))
     config = BertConfig(
         vocab_size=tokenizer.vocab_size,
         hidden_size=hidden_size,

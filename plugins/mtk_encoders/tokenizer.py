@@ -6,22 +6,33 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from mtk import CheckpointError, ConfigError, Encoding
 from mtk_encoders.folders import AGAIN, read_json, write_json
+from mtk_encoders.pairs import STANDARD, PairFormat
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+NAMES = {f"{role}_token": f"[{role.upper()}]" for role in ("unk", "sep", "pad", "cls", "mask")}
+FORMAT = "mtk_pairs"  # in tokenizer_config.json: tokenizer.json has a pair format in it that BERT's is not
+# transformers' BertTokenizer makes its own format; this class takes that of tokenizer.json, but must be told the rest.
+BY_FILE = {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+}
 
 
 class FastTokenizer:
     """Encodes texts and pairs with a `tokenizers.Tokenizer`, of which it keeps a copy without padding and truncation.
 
-    config: what `save` writes as tokenizer_config.json.
+    config: what `save` writes as tokenizer_config.json. pairs: the format that the backend was given, for `save`.
     """
 
-    def __init__(self, backend: Tokenizer, pad_id: int, config: Mapping[str, Any]) -> None:
+    def __init__(
+        self, backend: Tokenizer, pad_id: int, config: Mapping[str, Any], pairs: PairFormat = STANDARD
+    ) -> None:
         self.pad_id = pad_id
+        self.pairs = pairs
         self.config = dict(config)
         self._backend = _unlimited(backend)
         self._limit = 0
@@ -47,7 +58,10 @@ class FastTokenizer:
     def save(self, folder: Path) -> None:
         """tokenizer.json, without this run's truncation, and tokenizer_config.json."""
         _unlimited(self._backend).save(str(folder / "tokenizer.json"))
-        write_json(folder / "tokenizer_config.json", self.config)
+        config = self.config
+        if self.pairs != STANDARD:
+            config = {**NAMES, **config, **BY_FILE, FORMAT: self.pairs.to_dict()}
+        write_json(folder / "tokenizer_config.json", config)
 
     def _limit_to(self, max_length: int) -> None:
         if max_length == self._limit:
@@ -77,18 +91,15 @@ def _unlimited(backend: Tokenizer) -> Tokenizer:
     return copy
 
 
-def wordpiece(vocabulary: Mapping[str, int], settings: Mapping[str, Any] | None = None) -> FastTokenizer:
+def wordpiece(
+    vocabulary: Mapping[str, int], settings: Mapping[str, Any] | None = None, pairs: PairFormat = STANDARD
+) -> FastTokenizer:
     """BERT's tokenizer over a WordPiece vocabulary (token -> id); `settings` as in tokenizer_config.json.
 
     Raises CheckpointError where the vocabulary lacks a special token.
     """
     settings = dict(settings or {})
-    unknown, separator, pad, first, mask = (
-        str(_content(settings.get(f"{role}_token", token)))
-        for role, token in zip(
-            ("unk", "sep", "pad", "cls", "mask"), ("[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"), strict=True
-        )
-    )
+    unknown, separator, pad, first, mask = (_name(settings, role) for role in ("unk", "sep", "pad", "cls", "mask"))
     missing = [token for token in (unknown, separator, pad, first) if token not in vocabulary]
     if missing:
         raise CheckpointError(f"vocabulary: special tokens {', '.join(missing)} are missing")
@@ -101,30 +112,33 @@ def wordpiece(vocabulary: Mapping[str, int], settings: Mapping[str, Any] | None 
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix="##")
     backend.add_special_tokens([token for token in (pad, unknown, first, separator, mask) if token in vocabulary])
-    backend.post_processor = processors.TemplateProcessing(
-        single=f"{first}:0 $A:0 {separator}:0",
-        pair=f"{first}:0 $A:0 {separator}:0 $B:1 {separator}:1",
-        special_tokens=[(first, vocabulary[first]), (separator, vocabulary[separator])],
-    )
+    pairs.apply(backend, first, separator)
     names = {"unk_token": unknown, "sep_token": separator, "pad_token": pad, "cls_token": first, "mask_token": mask}
     config = {"do_lower_case": True, **settings, **names, "tokenizer_class": "BertTokenizer"}
-    return FastTokenizer(backend, vocabulary[pad], config)
+    return FastTokenizer(backend, vocabulary[pad], config, pairs)
 
 
-def load_bert_tokenizer(folder: Path, pad_id: int) -> FastTokenizer:
+def load_bert_tokenizer(folder: Path, pad_id: int, pairs: PairFormat = STANDARD) -> FastTokenizer:
     """The tokenizer of a BERT checkpoint: tokenizer.json, else vocab.txt. Raises CheckpointError naming the bad file.
 
-    pad_id: what pads where the tokenizer knows no [PAD].
+    pad_id: what pads where the tokenizer knows no [PAD]. pairs: the standard one leaves a tokenizer.json as it is, save
+        one that we wrote with another format.
     """
     settings = _read_settings(folder / "tokenizer_config.json")
+    if reshaped := settings.pop(FORMAT, None) is not None:
+        settings = {key: value for key, value in settings.items() if key not in BY_FILE}
     file = folder / "tokenizer.json"
     if file.is_file():
         try:
             backend = Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises bare Exception
             raise CheckpointError(f"{file}: damaged, not a tokenizer ({error}); {AGAIN}") from error
-        pad = backend.token_to_id(str(_content(settings.get("pad_token", "[PAD]"))))
-        return FastTokenizer(backend, pad_id if pad is None else pad, {"tokenizer_class": "BertTokenizer", **settings})
+        first, separator, pad = (_name(settings, role) for role in ("cls", "sep", "pad"))
+        if reshaped or pairs != STANDARD:
+            _apply(pairs, backend, first, separator, file)
+        known = backend.token_to_id(pad)
+        config = {"tokenizer_class": "BertTokenizer", **settings}
+        return FastTokenizer(backend, pad_id if known is None else known, config, pairs)
     file = folder / "vocab.txt"
     try:
         tokens = file.read_text(encoding="utf-8").split("\n")
@@ -134,7 +148,14 @@ def load_bert_tokenizer(folder: Path, pad_id: int) -> FastTokenizer:
         ) from error
     tokens = [token.rstrip("\r") for token in (tokens[:-1] if tokens[-1] == "" else tokens)]
     try:
-        return wordpiece({token: index for index, token in enumerate(tokens)}, settings)
+        return wordpiece({token: index for index, token in enumerate(tokens)}, settings, pairs)
+    except CheckpointError as error:
+        raise CheckpointError(f"{file}: {error}; {AGAIN}") from error
+
+
+def _apply(pairs: PairFormat, backend: Tokenizer, first: str, separator: str, file: Path) -> None:
+    try:
+        pairs.apply(backend, first, separator)
     except CheckpointError as error:
         raise CheckpointError(f"{file}: {error}; {AGAIN}") from error
 
@@ -145,5 +166,7 @@ def _read_settings(file: Path) -> dict[str, Any]:
     return read_json(file)
 
 
-def _content(token: Any) -> Any:
-    return token.get("content") if isinstance(token, Mapping) else token
+def _name(settings: Mapping[str, Any], role: str) -> str:
+    """What a checkpoint calls its [CLS], [SEP], ...: a word, or a mapping with the word as its content."""
+    token = settings.get(f"{role}_token", NAMES[f"{role}_token"])
+    return str(token.get("content") if isinstance(token, Mapping) else token)
