@@ -5,12 +5,16 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+import mtk
 import mtk_heads
 from mtk import Classes, ConfigError, Features, Head, Range, Target, build
+from mtk.testing import check_head
 from mtk_heads.concat import Concat
 from mtk_heads.concat_diff import ConcatDiff, compare
 from mtk_heads.cosine import Cosine
@@ -192,6 +196,54 @@ def test_a_trained_cosine_head_separates_identical_from_unrelated(target: Target
     assert float(head.scale.detach()) != 4.0 and float(head.offset.detach()) != -2.0
 
 
+def test_a_cosine_scaled_as_the_paper_s_baseline() -> None:
+    """cos -1, 0, 0.6 and 1 over the whole of 0 to 5, and as logits of the second class; nothing is trained."""
+    fixed = {"scale": 2.0, "offset": 0.0, "learned": False}
+    a, b = features([1, 0], [1, 0], [2, 0], [1, 1]), features([-2, 0], [0, 5], [3, 4], [3, 3])
+    target = Range(0, 5)
+    head = Cosine(2, target, **fixed).eval()
+    values = [p.value for p in head.predict(head(a, b), target.collate([None] * 4, 1))]
+    assert values == pytest.approx([0, 2.5, 4, 5], abs=1e-6)
+    logits = Cosine(2, Classes(["no", "yes"]), **fixed).eval()(a, b)
+    assert (logits[:, 1] - logits[:, 0]).tolist() == pytest.approx([-2, 0, 1.2, 2], abs=1e-6)
+    assert not list(head.parameters())
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_a_cosine_s_scale_and_offset_are_saved_whether_learned_or_not(learned: bool) -> None:
+    head = Cosine(2, Range(0, 5), scale=3, offset=0.5, learned=learned)
+    assert {name: float(value) for name, value in head.state_dict().items()} == {"scale": 3.0, "offset": 0.5}
+    assert [name for name, _ in head.named_parameters()] == (["scale", "offset"] if learned else [])
+    other = Cosine(2, Range(0, 5), learned=learned)
+    other.load_state_dict(head.state_dict())
+    parts = features([1, 2]), features([2, 1])
+    assert torch.equal(other.eval()(*parts), head.eval()(*parts))
+
+
+@pytest.mark.parametrize("target", [Range(0, 5), Classes(["no", "yes"])])
+def test_a_fixed_cosine_trains_the_encoder_and_is_not_trained(target: Target) -> None:
+    head = Cosine(3, target, learned=False)
+    parts = [Features(p.pooled.requires_grad_(), None, p.mask) for p in inputs(Cosine, 4, 3)]
+    head.loss(head(*parts), target.collate([0, 1, 1, 0], 1)).backward()
+    assert all(part.pooled.grad is not None and part.pooled.grad.any() for part in parts)
+    check_head(lambda size, own: Cosine(size, own, learned=False))
+
+
+def test_a_run_with_a_fixed_cosine_keeps_it_and_loads_again(tmp_path: Path) -> None:
+    """From the command line's own text; the saved numbers are those given, and the loaded run predicts the same."""
+    heads = {"sts": "cosine:scale=2,offset=0,learned=false", "quora": "cosine"}
+    run = mtk.train(
+        ["sts", "quora"], out=tmp_path / "run", quiet=True, sample=True, encoder="tiny", head=heads,
+        combiner="pcgrad", max_steps=3, max_train_rows=48, lr=0.01, device="cpu", precision="fp32", threads=1,
+    )  # fmt: skip
+    tensors = load_file(run.best / "heads.safetensors")
+    assert {name: float(tensors[name]) for name in ("sts.scale", "sts.offset")} == {"sts.scale": 2.0, "sts.offset": 0.0}
+    assert float(tensors["quora.scale"]) != 4.0 and float(tensors["quora.offset"]) != -2.0
+    model = mtk.load(run, device="cpu", threads=1)
+    assert model.model.head("sts").scale.item() == 2.0 and not list(model.model.head("sts").parameters())
+    assert model.evaluate(tasks=["sts"]).tasks["sts"] == pytest.approx(run.scores["tasks"]["sts"], abs=1e-6)
+
+
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("target", [Range(0, 5), Classes(["no", "yes"])])
 def test_shapes_small_start_rows_and_bf16(head: type[Head], target: Target) -> None:
@@ -241,6 +293,9 @@ def test_pair_heads_refuse_single_texts(head: type[Head]) -> None:
     ("build", "message"),
     [
         (lambda: Cosine(4, Classes(["a", "b", "c"])), r"^expected .* found 3 outputs; use .*'concat', 'linear'"),
+        (lambda: Cosine(4, Range(0, 5), scale=0.0), r"^scale: expected a finite number other than 0, found 0.0$"),
+        (lambda: Cosine(4, Range(0, 5), scale=math.inf), r"^scale: expected a finite number .* found inf$"),
+        (lambda: Cosine(4, Range(0, 5), offset=math.nan), r"^offset: expected a finite number, found nan$"),
         (lambda: MLP(4, Range(0, 5), hidden=0), r"^hidden: expected at least 1 unit, found 0$"),
         (lambda: MLP(4, Range(0, 5), activation="relu"), r"activation: expected one of gelu, tanh, found 'relu'$"),
     ],

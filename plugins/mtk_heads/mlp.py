@@ -6,16 +6,17 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from mtk import ConfigError, Features, Head, Target
-from mtk_heads.layers import dropout_layer, linear_layer
+from mtk import ConfigError, Features, Target
+from mtk_heads.layers import ViewHead, linear_layer
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "tanh": nn.Tanh}
 
 
-class MLP(Head):
+class MLP(ViewHead):
     """Pooled features [B, D] -> outputs [B, C] through `hidden` units (None: D of them).
 
-    Raises ConfigError for dropout outside [0, 1), hidden below 1, or an unknown activation.
+    rdrop: the alpha of R-Drop (arXiv 2106.14448), 0 is off. Raises ConfigError for hidden below 1, an unknown
+    activation, and other wrong options, as ViewHead says.
     """
 
     reads = "cross"
@@ -28,8 +29,9 @@ class MLP(Head):
         hidden: int | None = None,
         activation: Literal["gelu", "tanh"] = "gelu",
         dropout: float = 0.1,
+        rdrop: float = 0.0,
     ) -> None:
-        super().__init__(hidden_size, target)
+        super().__init__(hidden_size, target, dropout=dropout, rdrop=rdrop)
         units = hidden_size if hidden is None else hidden
         if units < 1:
             raise ConfigError(f"hidden: expected at least 1 unit, found {units}")
@@ -37,9 +39,8 @@ class MLP(Head):
             raise ConfigError(f"activation: expected one of gelu, tanh, found '{activation}'")
         self.inner = linear_layer(hidden_size, units)
         self.activation = _ACTIVATIONS[activation]()
-        self.dropout = dropout_layer(dropout)
         self.out = linear_layer(units, target.size)
 
-    def forward(self, *features: Features) -> Tensor:
+    def outputs(self, *features: Features) -> Tensor:
         inner = self.activation(self.inner(features[0].pooled))  # [B, D] -> [B, hidden]
         return self.out(self.dropout(inner))  # [B, hidden] -> [B, C]
