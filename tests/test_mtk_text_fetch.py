@@ -254,7 +254,7 @@ def test_what_had_come_is_said_where_the_mirror_goes_away(tmp_path: Path, monkey
 
 
 def test_what_is_published() -> None:
-    assert list(PUBLISHED) == ["sst", "quora", "sts"]
+    assert list(PUBLISHED) == ["sst", "cfimdb", "quora", "sts"]
     for published in PUBLISHED.values():
         assert list(published.files) == ["train", "dev", "test"]
         assert all(len(file.blob) == 40 for file in published.files.values())

@@ -14,6 +14,12 @@ def register_tasks(register: Register) -> None:
         paper="Socher et al., EMNLP 2013",
     )
     register(
+        "cfimdb",
+        "mtk_text.tasks:CFIMDB",
+        "Counterfactual IMDB: is a long film review negative or positive?",
+        paper="Kaushik, Hovy and Lipton, ICLR 2020, arXiv 1909.12434",
+    )
+    register(
         "quora",
         "mtk_text.tasks:Quora",
         "Quora Question Pairs: do two questions ask the same?",

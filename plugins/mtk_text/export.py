@@ -2,7 +2,8 @@
 
 The format is that of `evaluation.py` in github.com/gpoesia/minbert-default-final-project at commit 7ac8260: a header
 line, then a line `{id} , {prediction} ` for every row, in the file's order. Sentiment is an index, a paraphrase is
-`0.0` or `1.0`, similarity a number. The third header is misspelt there, and so here.
+`0.0` or `1.0`, similarity a number. The third header is misspelt there, and so here. CFIMDB is no part of that
+submission but of the one that `classifier.py` writes: the same form under another file name.
 """
 
 from __future__ import annotations
@@ -13,22 +14,32 @@ from pathlib import Path
 from typing import Any
 
 from mtk import DataError, Prediction
-from mtk_text.tasks import SST, STS, FileTask, Quora
+from mtk_text.tasks import CFIMDB, SST, STS, FileTask, Quora
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """One task's submission files: what their names begin with, their header, and how a prediction is written."""
+    """One task's submission files: their names for a split, their header, and how a prediction is written.
 
-    prefix: str
+    wanted: a model without the task is told so; the others' files are written where there is one, and else not named.
+    """
+
+    name: str
     header: str
     show: Callable[[Any], str]
+    wanted: bool = True
 
 
 FORMS: Mapping[type[FileTask], Form] = {
-    SST: Form("sst", "id \t Predicted_Sentiment \n", lambda value: str(int(value))),
-    Quora: Form("para", "id \t Predicted_Is_Paraphrase \n", lambda value: str(float(value))),
-    STS: Form("sts", "id \t Predicted_Similiary \n", lambda value: repr(float(value))),
+    SST: Form("sst-{split}-output.csv", "id \t Predicted_Sentiment \n", lambda value: str(int(value))),
+    Quora: Form("para-{split}-output.csv", "id \t Predicted_Is_Paraphrase \n", lambda value: str(float(value))),
+    STS: Form("sts-{split}-output.csv", "id \t Predicted_Similiary \n", lambda value: repr(float(value))),
+    CFIMDB: Form(
+        "finetune-cfimdb-{split}-out.csv",
+        "id \t Predicted_Sentiment \n",
+        lambda value: str(int(value)),
+        wanted=False,
+    ),
 }
 
 
@@ -42,7 +53,10 @@ class Written:
 
 
 class CS224N:
-    """Writes {sst,para,sts}-{dev,test}-output.csv. Built with (); called with (model, folder, data)."""
+    """Writes {sst,para,sts}-{dev,test}-output.csv; finetune-cfimdb-{dev,test}-out.csv too for a model with that task.
+
+    Built with (); called with (model, folder, data).
+    """
 
     def __call__(self, model: Any, folder: Path, data: Path | None = None) -> list[Written]:
         """Predicts every split that there is and writes its file; returns what was written and what was skipped.
@@ -56,10 +70,12 @@ class CS224N:
         results = []
         for kind, form in FORMS.items():
             name, task = next(((n, t) for n, t in model.tasks.items() if isinstance(t, kind)), ("", None))
+            if task is None and not form.wanted:
+                continue
             if task is not None and data is not None:
                 task = task.moved(data)
             for split in ("dev", "test"):
-                results.append(_export(model, name, task, form, split, folder / f"{form.prefix}-{split}-output.csv"))
+                results.append(_export(model, name, task, form, split, folder / form.name.format(split=split)))
         return results
 
 

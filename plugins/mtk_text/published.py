@@ -42,6 +42,17 @@ PUBLISHED: Mapping[str, Published] = {
         "Socher et al.: Recursive Deep Models for Semantic Compositionality Over a Sentiment Treebank. EMNLP 2013.",
         "No licence is stated by its authors (film reviews from Rotten Tomatoes); use it for research.",
     ),
+    "cfimdb": Published(
+        "CFIMDB, the revised reviews of Counterfactually-Augmented IMDB",
+        {
+            "train": PublishedFile("ids-cfimdb-train.csv", "cd57bcbd2f7214ea6dd1783d3e885d324b1f478d", 1_693_182),
+            "dev": PublishedFile("ids-cfimdb-dev.csv", "8a0f5dcf3d40189b96c801a12cd79bf8003e61de", 249_095),
+            "test": PublishedFile("ids-cfimdb-test-student.csv", "1e789c709b3ca0511f027a309b6d8bd21cde41b2", 495_595),
+        },
+        "Kaushik, Hovy and Lipton: Learning the Difference that Makes a Difference with Counterfactually-Augmented "
+        "Data. ICLR 2020, arXiv 1909.12434.",
+        "Apache-2.0 by their authors' repository; they rework film reviews from IMDB, for which no licence is stated.",
+    ),
     "quora": Published(
         "Quora Question Pairs",
         {
