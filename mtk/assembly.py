@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from mtk import plugins
-from mtk.config import Choice, RunConfig
+from mtk.config import Choice, RunConfig, spell_out
 from mtk.data import EpochPlan, TaskRows, draw_rows, generator, tokenise
 from mtk.device import Hardware
-from mtk.errors import ConfigError, DataError, PluginError, did_you_mean
+from mtk.errors import ConfigError, DataError, did_you_mean
 from mtk.interfaces import Encoder, Example, GradientCombiner, Head, Mixer, Prediction, Scheduler, Task, TaskContext
-from mtk.model import MultitaskModel
-
-AnyChoice = TypeVar("AnyChoice", bound=Choice)
+from mtk.model import MultitaskModel, Projection
 
 
 @dataclass
@@ -66,7 +64,8 @@ def assemble(config: RunConfig, hardware: Hardware, encoder: Encoder | None = No
     check_dev(tasks, dev)
     check_select_on(config, tasks, dev)
     encoder = encoder or build_encoder(config)
-    heads = build_heads(config, tasks, encoder.hidden_size)
+    projection = build_projection(config, encoder.hidden_size)
+    heads = build_heads(config, tasks, head_inputs(config, encoder.hidden_size))
     examples = {name: _limited(config, tasks[name], rows) for name, rows in examples.items()}
     for number, choice in enumerate(config.augment):
         examples = _augmented(config.train.seed, number, choice, tasks, examples)
@@ -80,7 +79,8 @@ def assemble(config: RunConfig, hardware: Hardware, encoder: Encoder | None = No
         config.train.epochs,
         config.train.seed,
     )
-    model = MultitaskModel(encoder, heads).to(hardware.torch_device)
+    model = MultitaskModel(encoder, heads, projection).to(hardware.torch_device)
+    freeze(config, encoder)
     config = complete(config, tasks)
     return Parts(config, hardware, tasks, model, train_rows, dev_rows, combiner, scheduler, plan)
 
@@ -98,26 +98,6 @@ def complete(config: RunConfig, tasks: Mapping[str, Task]) -> RunConfig:
     for kind in ("encoder", "combiner", "scheduler", "mixer"):
         update[kind] = spell_out(kind, getattr(config, kind))
     return config.model_copy(update=update)
-
-
-def spell_out(kind: str, choice: AnyChoice) -> AnyChoice:
-    """The choice with its plugin's defaults written out, where TOML can hold them."""
-    try:
-        known = plugins.options(kind, choice.name)
-    except PluginError:
-        if kind != "encoder":
-            raise
-        return choice  # a folder that is gone, of a run that goes on from its own checkpoint
-    given = {known[0].name if key == "" and known else key: value for key, value in choice.options.items()}
-    defaults = {
-        option.name: option.default
-        for option in known
-        if not option.required
-        and option.name not in ("dropout", *type(choice).model_fields)
-        and isinstance(option.default, str | int | float)
-    }
-    fields = choice.model_dump(exclude_none=True, by_alias=True, exclude=set(choice.options))
-    return type(choice).model_validate({**fields, **defaults, **given})
 
 
 def _found_data(config: RunConfig, tasks: Mapping[str, Task]) -> dict[str, Any]:
@@ -149,6 +129,36 @@ def build_encoder(config: RunConfig) -> Encoder:
         options.setdefault("dropout", config.model.encoder_dropout)
     encoder: Encoder = plugins.build("encoder", config.encoder.name, **options)
     return encoder
+
+
+def head_inputs(config: RunConfig, hidden_size: int) -> int:
+    """The size of the features that heads read."""
+    units = config.model.projection
+    return units if isinstance(units, int) else hidden_size
+
+
+def build_projection(config: RunConfig, hidden_size: int) -> Projection | None:
+    """The linear layer between encoder and heads, where the configuration has one; its weights have their own seed."""
+    if config.model.projection is None:
+        return None
+    with torch.random.fork_rng():
+        torch.manual_seed(generator(config.train.seed, "projection").initial_seed())
+        return Projection(hidden_size, head_inputs(config, hidden_size), config.model.dropout)
+
+
+def freeze(config: RunConfig, encoder: Encoder) -> None:
+    """Freezes what `model.freeze` names. Raises ConfigError where the encoder has no such layer."""
+    wanted = config.model.freeze
+    if wanted is None:
+        return
+    if isinstance(wanted, int) and wanted > encoder.layer_count:
+        raise ConfigError(
+            f"--freeze {wanted}: expected at most the encoder's {encoder.layer_count} layers, or encoder for all of it"
+        )
+    depths = encoder.depths()
+    for name, parameter in encoder.named_parameters():
+        if wanted == "encoder" or depths[name] <= (0 if wanted == "embeddings" else wanted):
+            parameter.requires_grad_(False)
 
 
 def build_heads(config: RunConfig, tasks: Mapping[str, Task], hidden_size: int) -> dict[str, Head]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from mtk.errors import ConfigError, MTKError, PluginError
@@ -92,6 +93,8 @@ def construct(
 
 
 def _base(kind: str) -> type:
+    if kind == "recipe":  # a file
+        return Path
     if kind in ("exporter", "report"):  # plain functions
         return Callable  # type: ignore[return-value]
     return getattr(importlib.import_module("mtk.interfaces"), _BASES[kind])

@@ -2,6 +2,7 @@
 
 FOLDER/encoder/            what Encoder.save wrote
 FOLDER/heads.safetensors   "task.parameter" -> tensor
+FOLDER/projection.safetensors   the linear layer between encoder and heads, where there is one
 FOLDER/model.json          format, tasks, heads, encoder: what is needed to build the model again
 FOLDER/training.*          moments, position, generators and combiner state (only where a run can be resumed from)
 """
@@ -79,13 +80,13 @@ def why_not_written(error: BaseException) -> str | None:
 
 
 def save_model(folder: Path, model: MultitaskModel, extra: Mapping[str, Any]) -> None:
-    """Encoder, heads and what is needed to build them again, into an existing folder."""
+    """Encoder, projection, heads and what is needed to build them again, into an existing folder."""
     (folder / "encoder").mkdir()
     model.encoder.save(folder / "encoder")
-    save_file(
-        {k: v.detach().cpu().clone().contiguous() for k, v in model.heads.state_dict().items()},  # ties have no place
-        folder / "heads.safetensors",
-    )
+    for part, module in (("heads", model.heads), ("projection", model.projection)):
+        if module is not None:
+            state = {k: v.detach().cpu().clone().contiguous() for k, v in module.state_dict().items()}  # ties: copies
+            save_file(state, folder / f"{part}.safetensors")
     name, options = model.encoder.spec
     description = {"format": formats.CHECKPOINT, "encoder": {"name": name, "options": dict(options)}, **extra}
     (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
@@ -104,28 +105,41 @@ def load_encoder(folder: Path, dropout: float | str | None = None) -> Encoder:
     return encoder
 
 
-def load_heads(folder: Path, heads: nn.ModuleDict) -> None:
-    """Fills all heads exactly. Raises CheckpointError that names what is missing or has another shape."""
-    tensors = read_tensors(folder / "heads.safetensors")
-    wanted = heads.state_dict()
-    wrong = sorted(k for k in wanted if k not in tensors or tensors[k].shape != wanted[k].shape)
-    if wrong:
-        raise CheckpointError(f"{folder}: head parameters are missing or have another shape: {', '.join(wrong[:5])}")
-    heads.load_state_dict({k: tensors[k] for k in wanted})
+def load_heads(folder: Path, model: MultitaskModel) -> None:
+    """Fills all heads, and the projection, exactly. Raises CheckpointError that names what is missing or has another
+    shape."""
+    for part, module in (("heads", model.heads), ("projection", model.projection)):
+        if module is None:
+            continue
+        tensors, wanted = read_tensors(folder / f"{part}.safetensors"), module.state_dict()
+        wrong = sorted(k for k in wanted if k not in tensors or tensors[k].shape != wanted[k].shape)
+        if wrong:
+            shown = ", ".join(wrong[:5])
+            raise CheckpointError(f"{folder}: parameters of {part} are missing or have another shape: {shown}")
+        module.load_state_dict({k: tensors[k] for k in wanted})
 
 
 def load_matching(folder: Path, model: MultitaskModel) -> list[str]:
-    """Fills the heads that the checkpoint has in the same shape (a warm start). Returns the tasks that start fresh."""
-    tensors = read_tensors(folder / "heads.safetensors")
-    fresh = []
+    """Fills projection and heads where the checkpoint has them in the same shape (a warm start). Returns what starts
+    fresh: `projection`, `head TASK`."""
+    file = folder / "projection.safetensors"
+    projection = read_tensors(file) if model.projection is not None and file.exists() else {}
+    heads = read_tensors(folder / "heads.safetensors")
+    fresh = [] if model.projection is None or _fill(model.projection, projection) else ["projection"]
     for name, head in model.heads.items():
-        state = head.state_dict()
-        found = {k: tensors[f"{name}.{k}"] for k in state if f"{name}.{k}" in tensors}
-        if len(found) == len(state) and all(found[k].shape == state[k].shape for k in state):
-            head.load_state_dict(found)
-        else:
-            fresh.append(name)
+        own = {k.removeprefix(f"{name}."): v for k, v in heads.items() if k.startswith(f"{name}.")}
+        if not _fill(head, own):
+            fresh.append(f"head {name}")
     return fresh
+
+
+def _fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> bool:
+    """Fills a module where all of its state is there in the same shape; else leaves it alone and says False."""
+    state = module.state_dict()
+    if any(k not in tensors or tensors[k].shape != state[k].shape for k in state):
+        return False
+    module.load_state_dict({k: tensors[k] for k in state})
+    return True
 
 
 def read_json(file: Path, absent: str) -> Any:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from mtk import plugins
 from mtk.building import one_line
-from mtk.errors import ConfigError, did_you_mean
+from mtk.errors import ConfigError, PluginError, did_you_mean
 from mtk.plugins import parse_spec
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -77,24 +78,49 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
+    """projection: units of a linear layer between encoder and all heads; `hidden` for the encoder's own size.
+
+    freeze: `embeddings`, `encoder`, or N for the embeddings and the first N layers. head_warmup: epochs at the start in
+    which the encoder rests.
+    """
+
     dropout: float = Field(default=0.1, ge=0, lt=1)
     encoder_dropout: float | None = Field(default=None, ge=0, lt=1)
+    projection: Annotated[int, Field(ge=1)] | Literal["hidden"] | None = None
+    freeze: Annotated[int, Field(ge=0)] | Literal["embeddings", "encoder"] | None = None
+    head_warmup: int = Field(default=0, ge=0)
+
+    @field_validator("projection", "freeze", mode="before")
+    @classmethod
+    def _none(cls, value: Any) -> Any:
+        return None if value == "none" else value  # TOML has no None: a recipe or --set takes a setting back so
 
 
 class OptimConfig(Section):
+    """layer_decay: factor on the learning rate from each layer to the one below it. head_lr: that of the heads."""
+
     lr: float = Field(default=7e-5, gt=0)
+    head_lr: float | None = Field(default=None, gt=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
     weight_decay: float = Field(default=0.01, ge=0)
     max_norm: float = Field(default=1.0, ge=0)
 
 
 class TrainConfig(Section):
+    """min_gain: what a score must rise by to count for `patience`; the best epoch is kept however small its gain.
+
+    score_train: so many training rows of each task are scored after every epoch, without dropout.
+    """
+
     epochs: int = Field(default=3, ge=1)
     max_steps: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=8, ge=1)
     accumulate: int = Field(default=1, ge=1)
     step: Literal["all", "one"] = "all"
     patience: int = Field(default=2, ge=0)
+    min_gain: float = Field(default=0.0, ge=0)
     select_on: str = "aggregate"
+    score_train: int = Field(default=0, ge=0)
     seed: int = Field(default=11711, ge=0, lt=2**63)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -168,6 +194,38 @@ class RunConfig(Section):
             return tomli_w.dumps(self.to_dict())
         except TypeError as error:
             raise ConfigError(f"an option cannot be written to config.toml: {error}; give numbers and texts") from error
+
+
+AnyChoice = TypeVar("AnyChoice", bound=Choice)
+
+
+def spell_out(kind: str, choice: AnyChoice) -> AnyChoice:
+    """The choice with its plugin's defaults written out, where TOML can hold them."""
+    try:
+        known = plugins.options(kind, choice.name)
+    except PluginError:
+        if kind != "encoder":
+            raise
+        return choice  # a folder that is gone, of a run that goes on from its own checkpoint
+    given = {known[0].name if key == "" and known else key: value for key, value in choice.options.items()}
+    defaults = {
+        option.name: option.default
+        for option in known
+        if not option.required
+        and option.name not in ("dropout", *type(choice).model_fields)
+        and isinstance(option.default, str | int | float)
+    }
+    fields = choice.model_dump(exclude_none=True, by_alias=True, exclude=set(choice.options))
+    return type(choice).model_validate({**fields, **defaults, **given})
+
+
+def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two trees differ: dotted key, old and new value."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in [*old, *(k for k in new if k not in old)]:
+            yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+    elif old != new:
+        yield path, old, new
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -39,6 +39,11 @@ class FlatTokens:
     def lengths(self) -> NDArray[np.int64]:
         return np.diff(self.offsets)
 
+    def take(self, rows: NDArray[np.int64]) -> FlatTokens:
+        """Some of the rows, in the order given."""
+        places = np.concatenate([np.arange(self.offsets[row], self.offsets[row + 1]) for row in rows])
+        return FlatTokens(self.ids[places], self.types[places], np.cumsum([0, *self.lengths[rows]]))
+
 
 @dataclass(frozen=True)
 class TaskRows:
@@ -53,6 +58,12 @@ class TaskRows:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def take(self, rows: NDArray[np.int64]) -> TaskRows:
+        """Some of the rows, at least one, in the order given."""
+        examples, labels = [self.examples[row] for row in rows], [self.labels[row] for row in rows]
+        parts = tuple(part.take(rows) for part in self.parts)
+        return TaskRows(examples, parts, labels, self.target, self.views, self.truncated)
 
     @property
     def lengths(self) -> NDArray[np.int64]:

@@ -184,8 +184,8 @@ def show_plan(session: Session, console: Console) -> None:
     )
     for name, task in parts.tasks.items():
         say(console, f"data of {name}: {task.source.origin}")
-    if session.fresh_heads:
-        say(console, f"heads that start fresh: {', '.join(session.fresh_heads)}")
+    if session.fresh:
+        say(console, f"not from that run, starts fresh: {', '.join(session.fresh)}")
     if any(task.source.sample for task in parts.tasks.values()):
         show_sample_warning(console)
     if session.folder is not None:

@@ -91,6 +91,11 @@ def register_exporters(register: Register) -> None:
 
 
 @hookspec
+def register_recipes(register: Register) -> None:
+    """Recipes, named OWNER/NAME; functions built with () that give the Path of a TOML file (see mtk.recipes)."""
+
+
+@hookspec
 def register_reports(register: Register) -> None:
     """Writers of score tables; functions built with (), called with (table, folder) -> Path of the main file."""
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mtk import plugins
-from mtk.assembly import build_heads
+from mtk.assembly import build_heads, build_projection, head_inputs
 from mtk.checkpoint import load_encoder, load_heads, read_description
 from mtk.config import RunConfig, TrainConfig
 from mtk.data import TaskRows, tokenise
@@ -180,8 +180,9 @@ def load(
     _check_labels(best, description, tasks)
     hardware = _hardware(facts.get("hardware") or {}, device, threads)
     encoder = load_encoder(best)
-    model = MultitaskModel(encoder, build_heads(config, tasks, encoder.hidden_size))
-    load_heads(best, model.heads)
+    heads = build_heads(config, tasks, head_inputs(config, encoder.hidden_size))
+    model = MultitaskModel(encoder, heads, build_projection(config, encoder.hidden_size))
+    load_heads(best, model)
     return TrainedModel(config, tasks, model.to(hardware.torch_device).eval(), hardware)
 
 

@@ -215,6 +215,25 @@ class Encoder(nn.Module, ABC):
     spec: tuple[str, Mapping[str, Any]]
     needs_tokens: bool = True
 
+    def depths(self) -> dict[str, int]:
+        """How deep each parameter lies, by name: 0 the embeddings, i the i-th layer (from 1), one more what follows.
+
+        Told from the names, where the first number counts layers, and from their order. Override it where they say
+        something else.
+        """
+        layer = {name: _layer_number(name) for name, _ in self.named_parameters()}
+        after = max((number for number in layer.values() if number is not None), default=0) + 1
+        depths, seen = {}, False
+        for name, number in layer.items():
+            seen = seen or number is not None
+            depths[name] = number if number is not None else after if seen else 0
+        return depths
+
+    @property
+    def layer_count(self) -> int:
+        """How many layers `depths` counts."""
+        return max((_layer_number(name) or 0 for name, _ in self.named_parameters()), default=0)
+
     @abstractmethod
     def forward(self, batch: TokenBatch) -> Features:
         """Features of the batch's B rows, row by row: no row may depend on another."""
@@ -222,6 +241,11 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Weights (safetensors), configuration and tokenizer into an existing folder."""
+
+
+def _layer_number(name: str) -> int | None:
+    """From 1, of a parameter whose name holds a layer's number."""
+    return next((int(word) + 1 for word in name.split(".") if word.isdigit()), None)
 
 
 class Head(nn.Module, ABC):

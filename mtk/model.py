@@ -17,10 +17,24 @@ def _wide(features: Tensor | None) -> Any:
     return None if features is None else features.to(torch.promote_types(features.dtype, torch.float32))
 
 
+class Projection(nn.Module):
+    """Dropout and one linear layer that all tasks share: features of size D -> of size `units`."""
+
+    def __init__(self, hidden_size: int, units: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(hidden_size, units)
+        nn.init.normal_(self.linear.weight, std=0.02)  # as BERT's layers start
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear(self.dropout(features))
+
+
 class MultitaskModel(nn.Module):
     """One shared encoder and a head for each task, by the task's name.
 
-    projection: an optional module [B, D] -> [B, D] between encoder and heads, shared by all tasks.
+    projection: an optional module [..., D] -> [..., units] between encoder and heads, shared by all tasks.
     """
 
     def __init__(self, encoder: Encoder, heads: Mapping[str, Head], projection: nn.Module | None = None) -> None:
@@ -39,7 +53,9 @@ class MultitaskModel(nn.Module):
         """One encoder pass over the fused rows; each head's outputs by task, computed in float32."""
         features = self.encoder(batch.tokens)  # [B, L] -> pooled [B, D], tokens [B, L, D]
         if self.projection is not None:
-            features = type(features)(self.projection(features.pooled), features.tokens, features.mask)
+            tokens = features.tokens if self.encoder.needs_tokens else None
+            tokens = None if tokens is None else self.projection(tokens)
+            features = type(features)(self.projection(features.pooled), tokens, features.mask)
         outputs = {}
         with torch.autocast(features.pooled.device.type, enabled=False):  # heads are small: rounding would be all loss
             features = type(features)(_wide(features.pooled), _wide(features.tokens), features.mask)

@@ -14,8 +14,12 @@ import pluggy
 from mtk import hookspecs
 from mtk.errors import PluginError, did_you_mean
 
-KINDS = ("task", "head", "encoder", "combiner", "scheduler", "mixer", "augmentation", "tuner", "exporter", "report")
+KINDS = (
+    *("task", "head", "encoder", "combiner", "scheduler", "mixer", "augmentation", "tuner"),
+    *("exporter", "recipe", "report"),
+)
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_RECIPE = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)?")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _PATH = re.compile(r"[a-z][a-z0-9-]*( [a-z][a-z0-9-]*)*")
 
@@ -143,8 +147,9 @@ class Collector:
         """What a hook calls as `register`, with the kind filled in. Raises PluginError."""
         is_list = isinstance(aliases, Sequence) and not isinstance(aliases, str)
         is_target = isinstance(build, str) and _TARGET.fullmatch(build) is not None
+        named = _is_recipe(name) if kind == "recipe" else _is_name(name)
         sound = {
-            "name": (_is_name(name), name, "a lower-case name of letters, digits, '-', '_' and '.'"),
+            "name": (named, name, "a lower-case name of letters, digits, '-', '_' and '.'"),
             "build": (callable(build) or is_target, build, "'module:attribute' or a callable"),
             "summary": (_is_line(summary), summary, "one line of text"),
             "paper": (paper == "" or _is_line(paper), paper, "one line of text"),
@@ -192,6 +197,10 @@ class Collector:
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
+def _is_recipe(value: Any) -> bool:
+    return isinstance(value, str) and _RECIPE.fullmatch(value) is not None
 
 
 def _is_line(value: Any) -> bool:

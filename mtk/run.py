@@ -144,6 +144,7 @@ class RunFolder:
                 "rows": event.rows,
                 "coverage": {name: round(share, 4) for name, share in event.coverage.items()},
                 "scores": event.scores.to_dict(),
+                **({} if event.train_scores is None else {"train_scores": event.train_scores.to_dict()}),
                 "selected": event.selected,
                 "best": event.is_best,
                 "seconds": round(event.seconds, 2),

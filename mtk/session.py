@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mtk.assembly import Parts, assemble, spell_out
+from mtk.assembly import Parts, assemble
 from mtk.building import one_line
 from mtk.checkpoint import (
     load_encoder,
@@ -19,7 +19,7 @@ from mtk.checkpoint import (
     save_model,
     save_training,
 )
-from mtk.config import Choice, RunConfig, make_config, merge
+from mtk.config import Choice, RunConfig, differences, make_config, merge, spell_out
 from mtk.device import Hardware, available, choose
 from mtk.errors import CheckpointError, ConfigError, MTKError
 from mtk.interfaces import Task
@@ -30,11 +30,11 @@ from mtk.training import EpochDone, Event, Finished, StepDone, Training
 class Session:
     """A run that is being trained. Iterate `run()`; call `stop()` to end after the current step, resumably."""
 
-    def __init__(self, parts: Parts, folder: RunFolder | None, fresh_heads: list[str] | None = None) -> None:
+    def __init__(self, parts: Parts, folder: RunFolder | None, fresh: list[str] | None = None) -> None:
         self.parts = parts
         self.folder = folder
         self.training = Training(parts)
-        self.fresh_heads = fresh_heads or []  # heads that a warm start could not fill
+        self.fresh = fresh or []  # what a warm start could not fill
         self._seconds = 0.0
 
     def stop(self) -> None:
@@ -113,7 +113,7 @@ def start(config: RunConfig, out: Path | None, command: str = "") -> Session:
 
 
 def _assemble_new(config: RunConfig, hardware: Hardware) -> tuple[Parts, list[str]]:
-    """The parts of a run at its first step, and the heads that a warm start could not fill."""
+    """The parts of a run at its first step, and what a warm start could not fill."""
     init, config = _init_folder(config)
     parts = assemble(config, hardware, encoder=None if init is None else load_encoder(init, _dropout(config)))
     return parts, [] if init is None else load_matching(init, parts.model)
@@ -164,7 +164,7 @@ def resume(path: Path, changes: dict[str, Any] | None = None) -> Session:
         parts, fresh = _assemble_new(config, hardware.apply())
     else:
         parts, fresh = assemble(config, hardware.apply(), encoder=load_encoder(folder.last)), []
-        load_heads(folder.last, parts.model.heads)
+        load_heads(folder.last, parts.model)
     check_data(path, facts, data_facts(parts.tasks))
     session = Session(parts, folder, fresh)
     try:
@@ -222,19 +222,11 @@ def refuse_changes(config: RunConfig, changes: dict[str, Any]) -> None:
         )
     old = config.to_dict()
     new = make_config(merge(old, changes)).to_dict()
-    for key, before, after in _differences(old, new):
+    for key, before, after in differences(old, new):
         raise ConfigError(
             f"--resume goes on exactly: {key} is {before!r} in the run, found {after!r}; resume without it, or start a "
             "new run with --init RUN"
         )
-
-
-def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in [*old, *(k for k in new if k not in old)]:
-            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
-    elif old != new:
-        yield path, old, new
 
 
 def check_data(path: Path, facts: dict[str, Any], now: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from mtk import plugins
 from mtk.config import RunConfig, make_config, merge, parse_settings, read_toml
 from mtk.errors import ConfigError, did_you_mean
 from mtk.plugins import parse_spec
+from mtk.recipes import recipe_tree
 
 # every flat setting but those of single tasks (task, head, batch_size, task_weight), and the key it stands for
 KEYS = {
@@ -25,7 +26,12 @@ KEYS = {
     "max_train_rows": "data.max_train_rows",
     "dropout": "model.dropout",
     "encoder_dropout": "model.encoder_dropout",
+    "projection": "model.projection",
+    "freeze": "model.freeze",
+    "head_warmup": "model.head_warmup",
     "lr": "optim.lr",
+    "head_lr": "optim.head_lr",
+    "layer_decay": "optim.layer_decay",
     "weight_decay": "optim.weight_decay",
     "max_norm": "optim.max_norm",
     "epochs": "train.epochs",
@@ -33,7 +39,9 @@ KEYS = {
     "accumulate": "train.accumulate",
     "step": "train.step",
     "patience": "train.patience",
+    "min_gain": "train.min_gain",
     "select_on": "train.select_on",
+    "score_train": "train.score_train",
     "seed": "train.seed",
     "precision": "train.precision",
     "device": "train.device",
@@ -46,14 +54,22 @@ PER_TASK = ("head", "batch_size", "task_weight")
 
 
 def tree_of(
-    *, config: str | Path | None = None, tasks: Sequence[str] = (), settings: Sequence[str] = (), **flat: Any
+    *,
+    recipe: str | None = None,
+    config: str | Path | None = None,
+    tasks: Sequence[str] = (),
+    settings: Sequence[str] = (),
+    **flat: Any,
 ) -> dict[str, Any]:
-    """The configuration tree of a file, flat settings laid on it, and `section.key=value` settings on top.
+    """The configuration tree of a recipe, a file laid on it, then flat settings, and `section.key=value` settings.
 
     tasks: `sst`, `sst:bad_rows=2`, `reviews=sst:bad_rows=2`. head, batch_size, task_weight: one value for all tasks,
     `TASK=VALUE`, a list of those, or a mapping. Settings that are None are as if not given. Raises ConfigError.
     """
     tree = {} if config is None else read_toml(Path(config))
+    if recipe is not None:
+        encoder = flat.get("encoder") or parse_settings(settings).get("encoder") or tree.get("encoder")
+        tree = merge(recipe_tree(recipe, encoder), tree)
     if isinstance(tree.get("tasks"), dict):
         tree["tasks"] = {name: _task_table(value) for name, value in tree["tasks"].items()}
     if tasks:

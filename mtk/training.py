@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mtk.assembly import Parts
-from mtk.data import MicroBatch, Step, fuse, generator
+from mtk.data import MicroBatch, Step, TaskRows, draw_rows, fuse, generator
 from mtk.errors import CheckpointError, ConfigError, MTKError, NonFiniteError
 from mtk.evaluation import Scores, evaluate
 from mtk.gradients import GradientEngine, GradientReport
@@ -50,6 +50,7 @@ class EpochDone:
     """An epoch (or the part of one that max_steps left) and the dev scores after it.
 
     coverage: the share of each task's training rows that were drawn at least once since the run began.
+    train_scores: of `train.score_train` training rows a task, the same ones every epoch, without dropout.
     """
 
     epoch: int
@@ -61,6 +62,7 @@ class EpochDone:
     rows: int
     seconds: float
     coverage: dict[str, float]
+    train_scores: Scores | None = None
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,17 @@ Event = StepDone | EpochDone | Finished
 
 @dataclass
 class Position:
-    """Where a run stands: the epoch, steps done in it and in all, and what early stopping remembers."""
+    """Where a run stands: the epoch, steps done in it and in all, and what early stopping remembers.
+
+    best: the highest score; gained: the score that the next one is to exceed by `min_gain`.
+    """
 
     epoch: int = 0
     step: int = 0
     done: int = 0
     best: float | None = None
     best_epoch: int | None = None
+    gained: float | None = None
     bad_epochs: int = 0
     rows: int = 0
     ended: Reason | None = None
@@ -96,6 +102,8 @@ class Training:
         self.config = parts.config
         self.position = Position()
         self.optimizer = make_optimizer(parts)
+        self._encoder = [p for p in parts.model.encoder.parameters() if p.requires_grad]
+        self._rest_or_train()
         self.generator = generator(self.config.train.seed, "combiner")
         self.stop_requested = False
         epochs = range(self.config.train.epochs)
@@ -135,11 +143,17 @@ class Training:
             self.slow_parameters = sorted(names[p] for p in slow)
         return self._engine
 
+    def _rest_or_train(self) -> None:
+        """The encoder rests in the epochs of `model.head_warmup`."""
+        for parameter in self._encoder:
+            parameter.requires_grad_(self.position.epoch >= self.config.model.head_warmup)
+
     def run(self) -> Iterator[Event]:
         """The loop. Raises MTKError when a loss is no longer finite; the model is then as after the last step."""
         at = self.position
         while at.ended is None:
             start = time.perf_counter()
+            self._rest_or_train()
             engine = self.engine()
             self.parts.model.train()
             steps = self.parts.plan.steps(self.parts.train, at.epoch)
@@ -179,7 +193,7 @@ class Training:
                 self._draw_again(before)
         factor = parts.scheduler.factor(Progress(at.done, self.total))
         for group in self.optimizer.param_groups:
-            group["lr"] = optim.lr * factor
+            group["lr"] = group["peak_lr"] * factor
         if rows:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -290,14 +304,21 @@ class Training:
         selected = scores.pick(self.config.train.select_on)
         is_best = at.best is None or selected > at.best or at.best != at.best  # anything is better than NaN
         if is_best:
-            at.best, at.best_epoch, at.bad_epochs = selected, at.epoch, 0
+            at.best, at.best_epoch = selected, at.epoch
+        before, gain = at.gained, self.config.train.min_gain
+        if before is None or selected > before + gain or before != before:
+            at.gained, at.bad_epochs = selected, 0
         else:
             at.bad_epochs += 1
+        some = self._some_training_rows()
+        train_scores = evaluate(parts.model, parts.tasks, some, parts.hardware) if some else None
         means = {name: total / count for name, (total, count) in at.loss_sums.items()}
         losses = {name: means[name] for name in parts.train if name in means}
         coverage = parts.plan.coverage(parts.train, at.epoch, at.step)
         seconds = time.perf_counter() - start
-        event = EpochDone(at.epoch, at.done, losses, scores, selected, is_best, at.rows, seconds, coverage)
+        event = EpochDone(
+            at.epoch, at.done, losses, scores, selected, is_best, at.rows, seconds, coverage, train_scores
+        )
         at.epoch += 1
         at.step, at.rows, at.loss_sums = 0, 0, {}
         train = self.config.train
@@ -308,6 +329,17 @@ class Training:
         elif train.patience and at.bad_epochs >= train.patience:
             at.ended = "patience"
         return event
+
+    def _some_training_rows(self) -> dict[str, TaskRows]:
+        """The labelled training rows that are scored after every epoch: `train.score_train` of each task at most."""
+        train, found = self.config.train, {}
+        for name, rows in self.parts.train.items() if train.score_train else ():
+            labelled = np.flatnonzero([example.label is not None for example in rows.examples])
+            order = draw_rows(len(labelled), len(labelled), generator(train.seed, "score_train", name))
+            chosen = np.sort(labelled[order[: train.score_train]])
+            if len(chosen):
+                found[name] = rows.take(chosen)
+        return found
 
     # ------------------------------------------------------------------------------------------ state
 
@@ -326,10 +358,11 @@ class Training:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave: the run goes on bit for bit."""
+        self.position = Position(**state["position"])
+        self._rest_or_train()
         lost = set(state["moments"]) - self.load_moments(state["moments"])
         if lost:
             raise CheckpointError(f"the optimizer's state does not fit the model: {', '.join(sorted(lost)[:5])}")
-        self.position = Position(**state["position"])
         self.parts.combiner.load_state_dict(state["combiner"])
         self.generator.set_state(state["generator"])
         set_rng_state(self.parts.hardware.device, state["rng"])
@@ -360,8 +393,9 @@ class Training:
                 f"the checkpoint stands after epoch {old.epoch}, and a run of {train.epochs} epochs and {self.total} "
                 "steps has nothing left to train; give more --epochs or --max-steps"
             )
-        self.load_moments(state["moments"])
         self.position = Position(epoch=old.epoch, done=done)
+        self._rest_or_train()
+        self.load_moments(state["moments"])
 
 
 @contextmanager
@@ -387,14 +421,27 @@ def layer_groups(model: MultitaskModel, shared: Sequence[nn.Parameter]) -> dict[
 
 
 def make_optimizer(parts: Parts) -> torch.optim.Optimizer:
-    """AdamW, fused where the device has it; weight decay on matrices only."""
-    optim = parts.config.optim
-    trainable = [p for p in parts.model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.dim() > 1], "weight_decay": optim.weight_decay},
-        {"params": [p for p in trainable if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=optim.lr, fused=parts.hardware.device in ("cpu", "cuda"))
+    """AdamW, fused where the device has it; weight decay on matrices only; a peak learning rate a layer.
+
+    The learning rate of what follows the encoder's layers is `optim.lr` (heads: `head_lr`), that of the last layer
+    `layer_decay` times as much, and so on down to the embeddings (Howard and Ruder, ACL 2018, arXiv 1801.06146).
+    """
+    optim, model = parts.config.optim, parts.model
+    depths, top = model.encoder.depths(), model.encoder.layer_count + 1
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
+        part, _, inner = name.partition(".")
+        lr = optim.lr * optim.layer_decay ** (top - depths[inner]) if part == "encoder" else optim.lr
+        lr = optim.head_lr or optim.lr if part == "heads" else lr
+        groups.setdefault((lr, optim.weight_decay if p.dim() > 1 else 0.0), []).append(p)
+    fused = parts.hardware.device in ("cpu", "cuda")
+    return torch.optim.AdamW(
+        [{"params": some, "lr": lr, "peak_lr": lr, "weight_decay": decay} for (lr, decay), some in groups.items()],
+        lr=optim.lr,
+        fused=fused,
+    )
 
 
 def label_counts(batches: list[MicroBatch]) -> dict[str, int]:

@@ -59,7 +59,7 @@ def write(value: float):
 
 def value_of(folder: Path) -> float:
     made = model()
-    load_heads(folder, made.heads)
+    load_heads(folder, made)
     value = load_training(folder)["value"]
     assert (made.heads["a"].out.weight == value).all()
     assert load_encoder(folder).hidden_size == 8
@@ -207,17 +207,17 @@ def test_an_encoder_comes_back_as_it_was_or_with_another_dropout(saved):
 
 def test_heads_must_fit_exactly(saved):
     for other in (model(("a", "c")), model(classes=3)):
-        with pytest.raises(CheckpointError, match=r"head parameters are missing or have another shape: [ac]\.out"):
-            load_heads(saved, other.heads)
+        with pytest.raises(CheckpointError, match=r"parameters of heads are missing or have another shape: [ac]\.out"):
+            load_heads(saved, other)
 
 
 def test_a_warm_start_takes_the_heads_that_fit(saved):
     other = model(("b", "a", "c"))
     fresh = other.heads["c"].out.weight.detach().clone()
-    assert load_matching(saved, other) == ["c"]
+    assert load_matching(saved, other) == ["head c"]
     assert (other.heads["a"].out.weight == 1.0).all()
     assert torch.equal(other.heads["c"].out.weight, fresh)
-    assert load_matching(saved, model(classes=3)) == ["a", "b"]
+    assert load_matching(saved, model(classes=3)) == ["head a", "head b"]
 
 
 def test_a_head_with_tied_weights_is_saved(tmp_path):
@@ -225,13 +225,16 @@ def test_a_head_with_tied_weights_is_saved(tmp_path):
     tied.heads["a"].again = tied.heads["a"].out
     tmp_path.joinpath("x").mkdir()
     save_model(tmp_path / "x", tied, {})
-    load_heads(tmp_path / "x", tied.heads)
+    load_heads(tmp_path / "x", tied)
 
 
 def test_the_file_of_a_checkpoint_is_data(saved):
     names = {p.name for p in saved.rglob("*") if p.is_file()}
     assert {name.rpartition(".")[2] for name in names} == {"json", "safetensors"}
-    assert read_description(saved)["encoder"] == {"name": "bert", "options": {"pooling": "mean", "dropout": 0.25}}
+    assert read_description(saved)["encoder"] == {
+        "name": "bert",
+        "options": {"pooling": "mean", "dropout": 0.25, "pair": "standard", "token_types": True},
+    }
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "null", '{"format": 99}', '{"format": "1"}'])

@@ -153,7 +153,7 @@ def test_init_starts_from_a_run_with_other_tasks(capsys):
     assert run([*TRAIN, "--out", "first"]) == 0
     again = ["train", "--task", "sst", "--task", "quora", "--sample", *SMALL, "--init", "first", "--out", "second"]
     assert run(again) == 0
-    assert "heads that start fresh: quora" in capsys.readouterr().out
+    assert "not from that run, starts fresh: head quora" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

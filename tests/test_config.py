@@ -135,11 +135,13 @@ EVERYTHING = {
     "mixer": {"name": "capped", "rows": None, "per_task": {"sst": 5}},
     "augment": [{"name": "eda", "alpha": 0.1}, {"name": "sick"}],
     "data": {"folder": "C:\\data \"x\"\né", "max_length": 64, "max_train_rows": 9, "sample": "always"},
-    "model": {"dropout": 0.2, "encoder_dropout": 0.0},
-    "optim": {"lr": 1 / 3, "weight_decay": 0.0, "max_norm": 0.1 + 0.2},
+    "model": {
+        "dropout": 0.2, "encoder_dropout": 0.0, "projection": "hidden", "freeze": 2, "head_warmup": 1,
+    },
+    "optim": {"lr": 1 / 3, "head_lr": 0.1, "layer_decay": 0.9, "weight_decay": 0.0, "max_norm": 0.1 + 0.2},
     "train": {
         "epochs": 2, "max_steps": 11, "batch_size": 12, "accumulate": 2, "step": "one", "patience": 0,
-        "select_on": "sst.accuracy", "seed": 2**63 - 1, "precision": "bf16", "device": "mps", "threads": 3,
+        "min_gain": 0.001, "score_train": 50, "select_on": "sst.accuracy", "seed": 2**63 - 1, "precision": "bf16", "device": "mps", "threads": 3,
         "nonfinite": "skip", "diagnose": "layers", "diagnose_every": 7,
     },
     "init": "runs/a",

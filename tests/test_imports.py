@@ -21,7 +21,7 @@ LAYERS = (
     ("errors", "formats", "interfaces", "notices", "scoretable"),
     ("targets", "hookspecs"),
     ("options", "registration", "building", "plugins"),
-    ("config", "settings"),
+    ("config", "recipes", "settings"),
     ("data", "device", "model", "gramian", "capture", "gradients", "tables", "rows"),
     ("assembly", "evaluation", "checkpoint", "datacheck"),
     ("training",),

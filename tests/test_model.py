@@ -81,7 +81,7 @@ def test_a_projection_is_shared(world):
     batch = fuse(rows, {"cross": np.array([0, 1]), "tags": np.array([2])}, 0)
     plain, other = model(batch), projected(batch)
     assert not torch.allclose(plain["cross"], other["cross"])
-    assert torch.equal(plain["tags"], other["tags"])  # token features pass by
+    assert not torch.allclose(plain["tags"], other["tags"])  # token features pass through it as well
     shared, _ = projected.parameter_counts()
     assert shared == model.parameter_counts()[0] + 72
 

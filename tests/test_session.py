@@ -347,7 +347,7 @@ def test_a_fork_goes_on_with_other_settings(finished, tmp_path):
     fork = session.fork(state, other, tmp_path / "fork", "cmd")
     # 3 steps an epoch now (13 rows of words in batches of 6), of which one epoch of three is over
     assert (fork.training.position.epoch, fork.training.position.done, fork.training.total) == (1, 3, 9)
-    assert fork.fresh_heads == ["more"]
+    assert fork.fresh == ["head more"]
     assert fork.training.position.best is None
     model = fork.parts.model
     assert model.encoder.config.hidden_dropout_prob == 0.4
@@ -418,7 +418,7 @@ def test_a_warm_start_takes_the_best_weights(finished, tmp_path):
     tasks = {"pairs": {"head": "cosine"}, "more": {"kind": "words"}}
     settings = config(tasks, init=str(finished))
     run = session.start(settings, tmp_path / "warm")
-    assert run.fresh_heads == ["more"]
+    assert run.fresh == ["head more"]
     assert run.training.position.epoch == 0 and not run.training.optimizer.state
     for key, tensor in load_file(finished / "best" / "encoder" / "model.safetensors").items():
         assert torch.equal(run.parts.model.encoder.state_dict()[key], tensor)
@@ -437,7 +437,7 @@ def test_a_warm_start_takes_the_best_weights(finished, tmp_path):
 
 def test_a_head_of_another_shape_starts_fresh(finished):
     run = session.start(config({"pairs": {"head": "linear"}, "words": {}}, init=str(finished)), None)
-    assert run.fresh_heads == ["pairs"]
+    assert run.fresh == ["head pairs"]
 
 
 def without_encoder(**over):

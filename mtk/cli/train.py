@@ -63,6 +63,18 @@ def train(
     ] = None,
     task_weight: Annotated[list[str] | None, _option(HOW, "TASK=WEIGHT of its loss. Repeatable.")] = None,
     lr: Annotated[float | None, _option(HOW, "Peak learning rate (default: 7e-05).")] = None,
+    head_lr: Annotated[float | None, _option(HOW, "Peak learning rate of the heads (default: --lr).")] = None,
+    layer_decay: Annotated[
+        float | None,
+        _option(HOW, "Factor on the learning rate from each encoder layer to the one below it (default: 1)."),
+    ] = None,
+    freeze: Annotated[
+        str | None,
+        _option(HOW, "Leave as they are: embeddings, encoder, or N: the embeddings and the first N layers."),
+    ] = None,
+    head_warmup: Annotated[
+        int | None, _option(HOW, "Epochs at the start in which the encoder rests (default: 0).")
+    ] = None,
     weight_decay: Annotated[
         float | None, _option(HOW, "AdamW's weight decay, on matrices only (default: 0.01).")
     ] = None,
@@ -95,6 +107,14 @@ def train(
     patience: Annotated[
         int | None, _option(HOW, "Stop after so many epochs without a better score; 0 never does (default: 2).")
     ] = None,
+    min_gain: Annotated[
+        float | None,
+        _option(HOW, "What a score must rise by to count for --patience (default: 0). The best epoch is kept anyway."),
+    ] = None,
+    score_train: Annotated[
+        int | None,
+        _option(HOW, "Score so many training rows of each task too after every epoch, without dropout (default: 0)."),
+    ] = None,
     select_on: Annotated[
         str | None,
         _option(HOW, "The score that picks the best epoch: aggregate, TASK or TASK.METRIC (default: aggregate)."),
@@ -107,7 +127,17 @@ def train(
         list[str] | None,
         _option(MODEL, "A task's head: TASK=NAME, or NAME for all. Repeatable (default: the task's own)."),
     ] = None,
-    dropout: Annotated[float | None, _option(MODEL, "Dropout of the heads (default: 0.1).")] = None,
+    projection: Annotated[
+        str | None,
+        _option(
+            MODEL,
+            "A linear layer between encoder and heads that all tasks share: its units, hidden for the encoder's own "
+            "size, or none (default: none).",
+        ),
+    ] = None,
+    dropout: Annotated[
+        float | None, _option(MODEL, "Dropout of the heads, and before the projection (default: 0.1).")
+    ] = None,
     encoder_dropout: Annotated[
         float | None, _option(MODEL, "Dropout of the encoder (default: its checkpoint's).")
     ] = None,
@@ -123,6 +153,10 @@ def train(
     ] = None,
     resume: Annotated[
         Path | None, _option(WHERE, "Go on with an interrupted run, exactly; settings cannot change.")
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        _option(WHAT, "A recipe to start from: mtk recipes lists them. --config and options override it."),
     ] = None,
     config: Annotated[
         Path | None, _option(WHERE, "A TOML file, such as a run's config.toml; options override it.")
@@ -141,10 +175,12 @@ def train(
     flat = dict(
         data=data, sample="always" if sample else None, max_train_rows=max_train_rows, max_length=max_length,
         augment=augment, init=init, combiner=combiner, epochs=epochs, max_steps=max_steps, batch_size=batch_size,
-        accumulate=accumulate, step=step, mixer=mixer, task_weight=task_weight, lr=lr, weight_decay=weight_decay,
-        max_norm=max_norm, scheduler=scheduler, patience=patience, select_on=select_on, encoder=encoder, head=head,
-        dropout=dropout, encoder_dropout=encoder_dropout, seed=seed, precision=precision, device=device,
-        threads=threads, nonfinite=nonfinite, diagnose=diagnose, diagnose_every=diagnose_every,
+        accumulate=accumulate, step=step, mixer=mixer, task_weight=task_weight, lr=lr, head_lr=head_lr,
+        layer_decay=layer_decay, freeze=freeze, head_warmup=head_warmup, weight_decay=weight_decay, max_norm=max_norm,
+        scheduler=scheduler, patience=patience, min_gain=min_gain, score_train=score_train, select_on=select_on,
+        encoder=encoder, head=head, projection=projection, dropout=dropout, encoder_dropout=encoder_dropout, seed=seed,
+        precision=precision, device=device, threads=threads, nonfinite=nonfinite, diagnose=diagnose,
+        diagnose_every=diagnose_every,
     )  # fmt: skip
     given = {name: str(value) if isinstance(value, Path) else value for name, value in flat.items()}
     from mtk import session
@@ -156,9 +192,9 @@ def train(
     if resume is not None:
         if out is not None or seeds > 1 or dry_run:
             raise ConfigError("--resume goes on in the run's own folder: give it no --out, --seeds or --dry-run")
-        changes = tree_of(config=config, tasks=task or [], settings=set_ or [], **given)
+        changes = tree_of(recipe=recipe, config=config, tasks=task or [], settings=set_ or [], **given)
         return _train(session.resume(resume, changes))
-    chosen = configure(config=config, tasks=task or [], settings=set_ or [], **given)
+    chosen = configure(recipe=recipe, config=config, tasks=task or [], settings=set_ or [], **given)
     if dry_run:
         console = make_console()
         dry = session.start(chosen, None)
