@@ -1,0 +1,72 @@
+"""The report `html`: one page with the tables and the plots."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mtk import PluginError, ScoreTable
+from mtk_report.files import write
+from mtk_report.grid import differences_grid, one_line, scores_grid
+
+if TYPE_CHECKING:
+    from mtk_report.plots import Plot
+
+TEMPLATE = "report.html.j2"
+
+
+class HTML:
+    """Writes report.html, one file that needs no other and asks no network, and plots/*.svg and plots/*.png.
+
+    It has the scores, the published ones beside them, the differences, bars, and train and dev score per epoch.
+    """
+
+    def __init__(self) -> None:
+        for package in ("matplotlib", "jinja2"):
+            if find_spec(package) is None:  # said before the runs that a report is to be written of
+                raise _lacking(package)
+
+    def __call__(self, table: ScoreTable, folder: Path) -> Path:
+        """Returns the path of report.html. Raises DataError where a file cannot be written."""
+        try:
+            from mtk_report.plots import plots
+        except ImportError as error:
+            raise _lacking("matplotlib") from error
+        drawn = plots(table)
+        page = render(table, drawn)
+        for plot in drawn:
+            write(folder / "plots" / f"{plot.name}.svg", plot.svg)
+            write(folder / "plots" / f"{plot.name}.png", plot.png)
+        return write(folder / "report.html", page)
+
+
+def render(table: ScoreTable, drawn: list[Plot]) -> str:
+    """The page. Everything but the drawings is escaped. Raises PluginError without Jinja."""
+    try:
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    except ImportError as error:
+        raise _lacking("jinja2") from error
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    grids = {"Scores": scores_grid(table), "Differences": differences_grid(table)}
+    shown = {
+        heading: (grid, [(group, len(list(columns))) for group, columns in groupby(grid.columns, lambda c: c.group)])
+        for heading, grid in grids.items()
+        if grid is not None
+    }
+    caption = [one_line(line) for line in table.caption]
+    return environment.get_template(TEMPLATE).render(
+        title=one_line(table.title), caption=caption, grids=shown, plots=drawn
+    )
+
+
+def _lacking(package: str) -> PluginError:
+    return PluginError(f"report 'html' needs {package}: pip install 'multitask-toolkit[report]'")
