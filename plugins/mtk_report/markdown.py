@@ -41,7 +41,7 @@ def _blocks(grid: Grid) -> list[str]:
     lines = [_line(map(escape, heads)), _line("---:" if column.numeric else ":---" for column in grid.columns)]
     for line in grid.lines:
         lines.append(_line(text for cell in line for text in (escape(cell.text), *[NOTHING] * (cell.span - 1))))
-    return ["\n".join(lines), *([" ".join(grid.notes)] if grid.notes else [])]
+    return ["\n".join(lines), *([escape(" ".join(grid.notes))] if grid.notes else [])]
 
 
 def _line(texts: Iterable[str]) -> str:
