@@ -55,11 +55,22 @@ if TYPE_CHECKING:  # type checkers would take these names for Any
         build as build,
         registered as registered,
     )
+    from mtk.recipes import (
+        Recipe as Recipe,
+        load_recipe as load_recipe,
+    )
+    from mtk.run import RunFolder as RunFolder
     from mtk.scoretable import (
         Curve as Curve,
         Difference as Difference,
         ScoreRow as ScoreRow,
         ScoreTable as ScoreTable,
+        paired_difference as paired_difference,
+    )
+    from mtk.settings import configure as configure
+    from mtk.sweep import (
+        Cell as Cell,
+        Sweep as Sweep,
     )
     from mtk.tables import (
         TableRow as TableRow,
@@ -96,13 +107,17 @@ _HOME = {
         "Tuner",
     ),
     "mtk.targets": ("Classes", "Range"),
-    "mtk.scoretable": ("Curve", "Difference", "ScoreRow", "ScoreTable"),
+    "mtk.recipes": ("Recipe", "load_recipe"),
+    "mtk.scoretable": ("Curve", "Difference", "ScoreRow", "ScoreTable", "paired_difference"),
+    "mtk.settings": ("configure",),
+    "mtk.sweep": ("Cell", "Sweep"),
     "mtk.tables": ("TableRow", "read_table"),
     "mtk.hookspecs": ("hookimpl", "Register", "RegisterCommand"),
     "mtk.plugins": ("build", "registered"),
     "mtk.gradients": ("combine",),
     "mtk.api": ("train",),
     "mtk.inference": ("TrainedModel", "load"),
+    "mtk.run": ("RunFolder",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

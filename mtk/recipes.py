@@ -1,14 +1,14 @@
 """Recipes: named configurations that plugins ship as TOML files, each laid on the one before it.
 
-    title = "Gradient surgery"               # in a table of scores
-    base = "paper/baseline-multitask"        # optional: a registered recipe that this one changes
-    changes = ["combiner", "train.step"]     # what differs from `base`, by key: checked by a test of whoever ships it
-    readings = ["..."]                       # how an open point of the source was read
-    published = { sst = 0.499, mean = 0.5 }  # the source's figures: task -> its primary score, and their mean
-    source = "..."                           # whose figures these are
+title = "Gradient surgery"               # in a table of scores
+base = "paper/baseline-multitask"        # optional: a registered recipe that this one changes
+changes = ["combiner", "train.step"]     # what differs from `base`, by key: checked by a test of whoever ships it
+readings = ["..."]                       # how an open point of the source was read
+published = { sst = 0.499, mean = 0.5 }  # the source's figures: task -> its primary score, and their mean
+source = "..."                           # whose figures these are
 
-    [config]                                 # the configuration, in the keys of config.toml
-    [encoders.minilm]                        # laid on it where that encoder is chosen
+[config]                                 # the configuration, in the keys of config.toml
+[encoders.minilm]                        # laid on it where that encoder is chosen
 """
 
 from __future__ import annotations

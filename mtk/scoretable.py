@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,20 @@ class Difference:
     def exceeds_noise(self) -> bool | None:
         """Whether 0 lies outside the interval; None where there is no interval."""
         return None if self.low is None or self.high is None else self.low > 0 or self.high < 0
+
+
+def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
+    """ours - theirs over the seeds that both have, with Student's 95% interval; None where they share no seed."""
+    values = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+    if not values:
+        return None
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return Difference(mean, None, None, len(values))
+    from scipy.stats import t
+
+    reach = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return Difference(mean, mean - reach, mean + reach, len(values))
 
 
 @dataclass(frozen=True, slots=True)

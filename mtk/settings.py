@@ -56,17 +56,17 @@ PER_TASK = ("head", "batch_size", "task_weight")
 def tree_of(
     *,
     recipe: str | None = None,
-    config: str | Path | None = None,
+    config: str | Path | Mapping[str, Any] | None = None,
     tasks: Sequence[str] = (),
     settings: Sequence[str] = (),
     **flat: Any,
 ) -> dict[str, Any]:
-    """The configuration tree of a recipe, a file laid on it, then flat settings, and `section.key=value` settings.
+    """The configuration tree of a recipe, a file (or tree) laid on it, then flat settings, then `section.key=value`.
 
     tasks: `sst`, `sst:bad_rows=2`, `reviews=sst:bad_rows=2`. head, batch_size, task_weight: one value for all tasks,
     `TASK=VALUE`, a list of those, or a mapping. Settings that are None are as if not given. Raises ConfigError.
     """
-    tree = {} if config is None else read_toml(Path(config))
+    tree = dict(config) if isinstance(config, Mapping) else {} if config is None else read_toml(Path(config))
     if recipe is not None:
         encoder = flat.get("encoder") or parse_settings(settings).get("encoder") or tree.get("encoder")
         tree = merge(recipe_tree(recipe, encoder), tree)
@@ -131,8 +131,8 @@ def _is_folder(value: Any) -> bool:
 
 
 def configure(**settings: Any) -> RunConfig:
-    """`tree_of`, validated. Raises ConfigError."""
-    file = settings.get("config")
+    """`tree_of`, validated: the settings of `mtk train` as one configuration. Raises ConfigError."""
+    file = None if isinstance(settings.get("config"), Mapping) else settings.get("config")
     tree = tree_of(**settings)
     if not tree.get("tasks") and tree.get("init"):  # a warm start without tasks: those of that run
         file = Path(tree["init"]) / "config.toml"

@@ -29,6 +29,8 @@ LAYERS = (
     ("session", "inference"),
     ("display",),
     ("api",),
+    ("sweep",),
+    ("matrix",),
     ("testing",),  # for plugin authors: no other room imports it
     ("cli",),
     ("__main__",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from mtk import Register, hookimpl
+from mtk import Register, RegisterCommand, hookimpl
 
 PAPER = "BERT and Learnie: Multi-task Classification Across Semantics Street (CS224N 2023)"
 FOLDER = Path(__file__).parent / "recipes"
@@ -28,6 +28,13 @@ VARIANTS = {"paper/baseline-cfimdb": "the baseline, trained on CFIMDB's film rev
 def register_recipes(register: Register) -> None:
     for name, summary in {**ROWS, **VARIANTS}.items():
         register(name, partial(recipe_file, name), summary, paper=PAPER)
+
+
+@hookimpl
+def register_commands(register: RegisterCommand) -> None:
+    from mtk_paper.reproduce import reproduce
+
+    register("reproduce", reproduce, "Train the rows of a paper's tables and set the scores beside the paper's.")
 
 
 def recipe_file(name: str) -> Path:

@@ -1,0 +1,410 @@
+"""Many runs as one: cells (configurations by name) times seeds. Each run is made once, and a killed sweep goes on.
+
+DIR/sweep.json           the cells, their configurations and seeds
+DIR/runs/CELL/seed-N/    a run folder each
+DIR/table.*, ...         what the installed reports make of the scores
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.table import Table
+
+from mtk import plugins, session
+from mtk.api import Interrupted, drive
+from mtk.checkpoint import read_json
+from mtk.config import RunConfig, differences
+from mtk.display import Display, count, duration, make_console, say, show_sample_warning, show_table
+from mtk.errors import ConfigError, MTKError, PluginError
+from mtk.run import RunFolder, write_atomically
+from mtk.scoretable import Curve, Difference, ScoreRow, ScoreTable
+from mtk.training import StepDone
+
+FORMAT = 1
+_PROBE_STEPS, _PROBE_SECONDS = 12, 6.0  # how long a cell is tried to estimate its time
+_FORWARD_SHARE = 1 / 3  # of a training step's time, what predicting its rows takes
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A configuration by name; the sweep sets its seed. published: figures to set beside its scores."""
+
+    name: str
+    config: RunConfig
+    published: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def slug(self) -> str:
+        """The name as a folder's."""
+        return re.sub(r"[^a-z0-9._=-]+", "-", self.name.lower()).strip("-.") or "cell"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run's best dev scores (task -> primary metric) and their mean."""
+
+    seed: int
+    scores: Mapping[str, float]
+    aggregate: float
+    best_epoch: int
+    seconds: float
+    curve: Curve
+    facts: Mapping[str, Any]  # its run.json
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One cell with one seed, and where it is, or will be."""
+
+    cell: Cell
+    seed: int
+    path: Path
+
+
+class Sweep:
+    """A folder of runs. Cells that it already has may come again, with more seeds; further cells may be added.
+
+    Raises ConfigError where a cell of that name has another configuration, or two cells would share a folder.
+    """
+
+    def __init__(self, folder: Path, cells: Sequence[Cell], seeds: Sequence[int]) -> None:
+        self.folder = folder
+        self.failures: dict[tuple[str, int], str] = {}
+        if len({cell.slug for cell in cells}) < len(cells) or not cells:
+            names = ", ".join(cell.name for cell in cells) or "none"
+            raise ConfigError(f"a sweep needs cells of different names, found {names}")
+        self._file = folder / "sweep.json"
+        if folder.exists() and not self._file.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ConfigError(f"--out {folder}: expected a new folder, or an earlier sweep's, found other files")
+        before = read_json(self._file, str(folder)) if self._file.exists() else {"format": FORMAT, "cells": {}}
+        if not isinstance(before, dict) or before.get("format") != FORMAT or not isinstance(before.get("cells"), dict):
+            raise ConfigError(f"{self._file}: not a sweep that this mtk can read; choose another --out")
+        self._tree: dict[str, Any] = before
+        for cell in cells:
+            tree = _without_seed(cell.config)
+            old = before["cells"].get(cell.name)
+            for key, was, now in differences(old["config"], tree) if old else ():
+                raise ConfigError(
+                    f"--out {folder}: its cell '{cell.name}' has {key} = {was!r}, found {now!r}; a run is made once: "
+                    "choose another --out for other settings"
+                )
+            known = list(old["seeds"]) if old else []
+            before["cells"][cell.name] = {
+                "config": tree,
+                "seeds": known + [seed for seed in seeds if seed not in known],
+                "published": dict(cell.published),
+            }
+        self.cells = list(cells)
+        self.seeds = list(seeds)
+
+    def runs(self) -> list[PlannedRun]:
+        """All that this call asks for: every cell with the first seed, then with the second ..."""
+        return [PlannedRun(cell, seed, self.path(cell, seed)) for seed in self.seeds for cell in self.cells]
+
+    # ------------------------------------------------------------------------------------------ doing it
+
+    def conduct(
+        self,
+        *,
+        title: str,
+        command: str,
+        shard: str | None = None,
+        dry_run: bool = False,
+        table: Callable[[Sweep], ScoreTable] | None = None,
+        console: Console | None = None,
+    ) -> int:
+        """Plan, estimate, runs, table and reports, with everything said on the way. Returns the exit code.
+
+        shard: `i/n`, the i-th of n parts of the runs. table: makes the table of the finished runs; default
+        `self.table`. command: what to type to go on with a sweep that was cut off.
+        """
+        console = console or make_console()
+        part, parts = parse_shard(shard)
+        mine = [run for place, run in enumerate(self.runs()) if place % parts == part - 1]
+        left = [run for run in mine if result_of(run.path) is None]
+        share = f", of which part {part} of {parts}: {count(len(mine), 'run')}" if parts > 1 else ""
+        say(
+            console,
+            f"{title}: {count(len(self.cells), 'configuration')} x {count(len(self.seeds), 'seed')} = "
+            f"{count(len(self.runs()), 'run')}{share}; {count(len(mine) - len(left), 'run')} done, {len(left)} to go",
+        )
+        for cell in self.cells:
+            say(console, f"  {cell.name}")
+        if left:
+            say(console, "estimating the time from a few steps of each configuration ...")
+            seconds = self.estimate(left)
+            say(console, f"estimated: at most {duration(seconds)} for {count(len(left), 'run')}")
+        if dry_run:
+            say(console, "dry run: nothing was trained or written")
+            return 0
+        self._save()
+        try:
+            self._train(left, console)
+        except Interrupted as error:
+            self.report(table, title, console)
+            say(console, f"the sweep goes on where it stopped: {command}")
+            return 128 + error.number
+        self.report(table, title, console)
+        if self.failures:
+            say(console, f"{count(len(self.failures), 'run')} failed; the same command tries again: {command}")
+            return 2
+        return 0
+
+    def _train(self, runs: Sequence[PlannedRun], console: Console) -> None:
+        shown: set[str] = set()
+        for number, run in enumerate(runs, 1):
+            lock = FileLock(run.path.parent / f".{run.path.name}.lock")
+            run.path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.ExitStack() as held:
+                try:
+                    held.enter_context(lock.acquire(timeout=0))
+                except Timeout:
+                    say(console, f"[{number}/{len(runs)}] {run.cell.name}, seed {run.seed}: another process trains it")
+                    continue
+                if result_of(run.path) is not None:  # somebody else's, since this sweep was planned
+                    continue
+                say(console, f"[{number}/{len(runs)}] {run.cell.name}, seed {run.seed}")
+                try:
+                    one = self._session(run)
+                    drive(one, Display(one, console, place=1 if run.cell.name in shown else 0))
+                    shown.add(run.cell.name)
+                except MTKError as error:
+                    self.failures[run.cell.name, run.seed] = str(error)
+                    say(console, f"error: {run.cell.name}, seed {run.seed}: {error}")
+
+    def _session(self, run: PlannedRun) -> session.Session:
+        """A new run, or one that was cut off."""
+        config = run.cell.config.model_copy(deep=True)
+        config.train.seed = run.seed
+        if (run.path / "run.json").exists():
+            return session.resume(run.path)
+        if run.path.exists():  # cut off before it was a run
+            shutil.rmtree(run.path)
+        return session.start(config, run.path, command=f"{run.cell.name}, seed {run.seed}")
+
+    def estimate(self, runs: Sequence[PlannedRun]) -> float:
+        """Seconds for the runs: of finished runs of the same cell, else from a few steps. An upper bound, but for
+        other work on the machine: nothing is taken off for early stopping or for what interrupted runs have done."""
+        seconds: dict[str, float] = {}
+        for run in runs:
+            if run.cell.name not in seconds:
+                done = [r.seconds for seed in self._seeds(run.cell) if (r := result_of(self.path(run.cell, seed)))]
+                try:
+                    seconds[run.cell.name] = statistics.fmean(done) if done else probe(run.cell.config)
+                except MTKError:  # it is said when its turn comes
+                    seconds[run.cell.name] = 0.0
+        return sum(seconds[run.cell.name] for run in runs)
+
+    def _save(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"--out {self.folder}: cannot be written ({error.strerror})") from error
+        write_atomically(self._file, json.dumps(self._tree, indent=2) + "\n")
+
+    # ------------------------------------------------------------------------------------------ what came of it
+
+    def path(self, cell: Cell, seed: int) -> Path:
+        """The run folder of a cell with a seed."""
+        return self.folder / "runs" / cell.slug / f"seed-{seed}"
+
+    def _seeds(self, cell: Cell) -> list[int]:
+        return list(self._tree["cells"][cell.name]["seeds"])
+
+    def results(self, cell: Cell) -> list[Result]:
+        """The finished runs of a cell, by seed, also those of earlier calls."""
+        found = (result_of(self.path(cell, seed)) for seed in self._seeds(cell))
+        return [result for result in found if result is not None]
+
+    def row(self, cell: Cell, columns: Sequence[str]) -> ScoreRow:
+        """The cell's line of a table. columns: tasks, and `mean` for their mean."""
+        results, seeds = self.results(cell), self._seeds(cell)
+        values = {
+            column: [r.aggregate if column == "mean" else r.scores[column] for r in results]
+            for column in columns
+            if column == "mean" or all(column in r.scores for r in results)
+        }
+        failed = [text for (name, _), text in self.failures.items() if name == cell.name]
+        status = f"{len(results)} of {count(len(seeds), 'seed')}" if len(results) < len(seeds) else ""
+        status = f"failed: {failed[0]}" if failed else status if results else "not run"
+        return ScoreRow(
+            cell.name,
+            values if results else {},
+            published=cell.published,
+            best_epochs=[r.best_epoch for r in results],
+            status=status,
+            curves=[r.curve for r in results],
+            seconds=sum(r.seconds for r in results),
+        )
+
+    def table(self, title: str = "Scores", cells: Sequence[Cell] | None = None) -> ScoreTable:
+        """Every cell's scores by task and their mean."""
+        cells = self.cells if cells is None else cells
+        tasks = dict.fromkeys(name for cell in cells for name in cell.config.tasks)
+        columns = [*tasks, "mean"]
+        return ScoreTable(title, columns, [self.row(cell, columns) for cell in cells], self.caption(cells))
+
+    def caption(self, cells: Sequence[Cell]) -> list[str]:
+        """Metrics, data, encoder, epochs, versions and hardware of the finished runs: what differs is all named."""
+        results = [result for cell in cells for result in self.results(cell)]
+        if not results:
+            return []
+        facts = [result.facts for result in results]
+        metrics = {f"{name} {metric}" for f in facts for name, metric in f["scores"]["primary"].items()}
+        configs = [cell.config for cell in cells if self.results(cell)]
+        origins = {entry["origin"] for f in facts for entry in f["data"].values()}
+        versions = {f"mtk {f.get('mtk')}, torch {f['versions'].get('torch')}" for f in facts}
+        hardware = {f"{f['hardware']['device']}, {f['hardware']['precision']}" for f in facts}
+        epochs = {str(config.train.epochs) for config in configs}
+        lines = [
+            f"Dev scores of the best epoch, which is chosen on the same rows: {', '.join(sorted(metrics))}.",
+            f"Encoder {_all(c.encoder.name for c in configs)}; at most {', '.join(sorted(epochs))} epochs; "
+            f"seeds {_all(str(result.seed) for result in results)}.",
+            f"{_all(versions)}; {_all(hardware)}; {duration(sum(r.seconds for r in results))} in all.",
+        ]
+        limits = {c.data.max_train_rows for c in configs} - {None} | {c.train.max_steps for c in configs} - {None}
+        if limits:
+            lines.append("A reduced run: --max-train-rows or --max-steps was given.")
+        if any(entry["sample"] for f in facts for entry in f["data"].values()):
+            lines.append("THE BUILT-IN SAMPLE: these scores compare with nothing.")
+        else:
+            lines.append(f"Data: {_all(Path(origin).name or origin for origin in origins)}.")
+        return lines
+
+    def report(self, make: Callable[[Sweep], ScoreTable] | None, title: str, console: Console) -> None:
+        """Prints the table of what is finished, and writes it with every installed report."""
+        table = make(self) if make else self.table(title)
+        show_score_table(table, console)
+        results = [r for cell in self.cells for r in self.results(cell)]
+        if any(entry["sample"] for r in results for entry in r.facts["data"].values()):
+            show_sample_warning(console)
+        for name in plugins.registered("report"):
+            try:
+                say(console, f"{name}: {plugins.build('report', name)(table, self.folder)}")
+            except PluginError as error:
+                say(console, f"{name}: not written: {error}")
+
+
+def result_of(path: Path) -> Result | None:
+    """What a run folder came to; None where it is not finished. Raises CheckpointError for a damaged one."""
+    if not (path / "run.json").exists():
+        return None
+    folder = RunFolder(path)
+    facts = folder.facts
+    if facts.get("status") != "finished":
+        return None
+    scores = facts["scores"]
+    own = {name: scores["tasks"][name][metric] for name, metric in scores["primary"].items()}
+    return Result(
+        facts["seed"], own, scores["aggregate"], facts["best_epoch"], facts["seconds"], _curve(folder, facts), facts
+    )
+
+
+def _curve(folder: RunFolder, facts: Mapping[str, Any]) -> Curve:
+    dev: dict[str, list[float]] = {}
+    train: dict[str, list[float]] = {}
+    for line in folder.metrics():
+        if line["event"] != "epoch":
+            continue
+        for kind, found in ((dev, line["scores"]), (train, line.get("train_scores"))):
+            if found:
+                for name, metric in found["primary"].items():
+                    kind.setdefault(name, []).append(found["tasks"][name][metric])
+                kind.setdefault("mean", []).append(found["aggregate"])
+    return Curve(facts["seed"], dev, train, facts["best_epoch"])
+
+
+def probe(config: RunConfig) -> float:
+    """Seconds that a run would take, from its first few steps: nothing is written, and what they did is thrown away."""
+    training = session.start(config, None).training
+    steps: list[float] = []
+    rows = 0
+    events = training.run()
+    start = last = time.perf_counter()
+    with contextlib.closing(events):  # type: ignore[type-var]
+        for event in events:
+            now = time.perf_counter()
+            if not isinstance(event, StepDone):
+                break
+            steps.append(now - last)
+            rows, last = rows + event.rows, now
+            if len(steps) >= _PROBE_STEPS or now - start > _PROBE_SECONDS:
+                break
+    settled = steps[2:] or steps
+    step = statistics.fmean(settled)
+    per_row = sum(steps) / max(1, rows)
+    parts = training.parts
+    scored = sum(map(len, parts.dev.values())) + sum(
+        min(len(r), config.train.score_train) for r in parts.train.values()
+    )
+    return step * training.total + config.train.epochs * scored * per_row * _FORWARD_SHARE
+
+
+def parse_shard(text: str | None) -> tuple[int, int]:
+    """`2/3` -> (2, 3). Raises ConfigError."""
+    if text is None:
+        return 1, 1
+    first, _, second = text.partition("/")
+    if not (first.isdecimal() and second.isdecimal()) or not 1 <= int(first) <= int(second):
+        raise ConfigError(f"--shard: expected i/n, such as 1/3, the first of three parts, found '{text}'")
+    return int(first), int(second)
+
+
+def show_score_table(table: ScoreTable, console: Console) -> None:
+    """The table, and its caption below."""
+    published = any(row.published for row in table.rows)
+    different = any(row.differences for row in table.rows)
+    heads = ["", *table.columns, *([f"published {name}" for name in table.columns] if published else [])]
+    heads += [f"difference {name}" for name in table.columns] if different else []
+    shown = Table(*heads, "best epoch", "", title=table.title)
+    stacked = []
+    for row in table.rows:
+        cells = [_score(row, column) for column in table.columns]
+        told = ", ".join(f"{c} {cell}" for c, cell in zip(table.columns, cells, strict=True) if cell != "-")
+        if published:
+            cells += [f"{row.published[c]:g}" if c in row.published else "-" for c in table.columns]
+            told += " | published " + (", ".join(f"{c} {v:g}" for c, v in row.published.items()) or "none")
+        if different:
+            cells += [_difference(row.differences.get(c)) for c in table.columns]
+            told += "".join(f" | {c} {_difference(d)} against {row.against}" for c, d in row.differences.items())
+        epochs = ", ".join(map(str, row.best_epochs)) or "-"
+        shown.add_row(row.name, *cells, epochs, row.status)
+        stacked.append(f"{row.name}: {told} | best epoch {epochs}{f' | {row.status}' if row.status else ''}")
+    show_table(shown, stacked, console)
+    for line in table.caption:
+        say(console, line)
+
+
+def _score(row: ScoreRow, column: str) -> str:
+    mean, spread = row.mean(column), row.spread(column)
+    return "-" if mean is None else f"{mean:.4f}" if spread is None else f"{mean:.4f} ± {spread:.4f}"
+
+
+def _difference(found: Difference | None) -> str:
+    if found is None:
+        return "-"
+    if found.low is None or found.high is None:
+        return f"{found.mean:+.4f}"
+    return f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]{' *' if found.exceeds_noise else ''}"
+
+
+def _without_seed(config: RunConfig) -> dict[str, Any]:
+    tree = config.to_dict()
+    del tree["train"]["seed"]
+    return tree
+
+
+def _all(values: Iterator[str] | Sequence[str] | set[str] | Any) -> str:
+    return ", ".join(sorted(set(values)))

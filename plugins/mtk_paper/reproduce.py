@@ -1,0 +1,155 @@
+"""`mtk reproduce`: the paper's rows, trained here, beside the paper's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mtk_paper import PAPER, ROWS, VARIANTS
+from mtk_paper.options import (
+    Data,
+    Device,
+    DryRun,
+    Encoder,
+    Epochs,
+    MaxSteps,
+    MaxTrainRows,
+    Out,
+    Precision,
+    Sample,
+    Seed,
+    Seeds,
+    Set,
+    Shard,
+    Threads,
+    place,
+    seeds_of,
+    this_command,
+)
+
+if TYPE_CHECKING:
+    from mtk import ScoreTable, Sweep
+
+# Table 4: official test rows, whose labels are not public
+TEST = {
+    "paper/final": {"sst": 0.529, "quora": 0.796, "sts": 0.812, "mean": 0.712},
+    "paper/final-tuned": {"sst": 0.532, "quora": 0.857, "sts": 0.854, "mean": 0.748},
+}
+
+
+def reproduce(
+    out: Out,
+    rows: Annotated[
+        list[str] | None,
+        typer.Option(help="A recipe, with or without 'paper/'. Repeatable, or with commas. Default: all eight."),
+    ] = None,
+    seeds: Seeds = 1,
+    seed: Seed = 11711,
+    encoder: Encoder = None,
+    data: Data = None,
+    sample: Sample = False,
+    epochs: Epochs = None,
+    max_steps: MaxSteps = None,
+    max_train_rows: MaxTrainRows = None,
+    test: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also score the finished runs on labelled test files."),
+    ] = None,
+    device: Device = None,
+    precision: Precision = None,
+    threads: Threads = None,
+    set_: Set = None,
+    shard: Shard = None,
+    dry_run: DryRun = False,
+) -> int:
+    """Train the rows of the paper's Tables 1 to 3 and set the scores beside the paper's.
+
+    mtk reproduce --encoder minilm --data DIR --out runs/ladder
+
+    The same command goes on with a ladder that was cut off; with more --seeds or --rows it adds to one.
+    """
+    from mtk import Cell, Sweep, configure, load_recipe
+
+    names = chosen_rows(rows)
+    flat = dict(
+        **place(data, sample), encoder=encoder, epochs=epochs, max_steps=max_steps, max_train_rows=max_train_rows,
+        device=device, precision=precision, threads=threads, settings=set_ or [],
+    )  # fmt: skip
+    recipes = {name: load_recipe(name) for name in names}
+    cells = [Cell(name, configure(recipe=name, **flat), recipe.published) for name, recipe in recipes.items()]
+    sweep = Sweep(out, cells, seeds_of(seeds, seed))
+
+    def table(sweep: Sweep) -> ScoreTable:
+        return ladder(sweep, {name: (recipe.title, recipe.config) for name, recipe in recipes.items()})
+
+    code = sweep.conduct(
+        title="BERT and Learnie, row by row", command=this_command(), shard=shard, dry_run=dry_run, table=table
+    )
+    if not dry_run and any(name in TEST for name in names):
+        score_test(sweep, test)
+    return code
+
+
+def chosen_rows(rows: Sequence[str] | None) -> list[str]:
+    """Recipes in the paper's order. Raises ConfigError for one that is not the paper's."""
+    from mtk import ConfigError, did_you_mean
+
+    if not rows:
+        return list(ROWS)
+    known = {name: name for name in (*ROWS, *VARIANTS)} | {n.removeprefix("paper/"): n for n in (*ROWS, *VARIANTS)}
+    wanted = [word.strip() for row in rows for word in row.split(",") if word.strip()]
+    for word in wanted:
+        if word not in known:
+            raise ConfigError(f"--rows {word}: no such row of the paper{did_you_mean(word, known)}")
+    return [name for name in (*ROWS, *VARIANTS) if name in {known[word] for word in wanted}]
+
+
+def ladder(sweep: Sweep, recipes: Mapping[str, tuple[str, object]]) -> ScoreTable:
+    """The sweep's table with the paper's names of the rows, and what a reader must know of the comparison."""
+    columns = ["sst", "quora", "sts", "mean"]
+    rows = []
+    for cell in sweep.cells:
+        row = sweep.row(cell, columns)
+        scores = dict(row.scores)
+        if "cfimdb" in cell.config.tasks and scores:  # the paper's mean is that of three tasks
+            scores["mean"] = [sum(three) / 3 for three in zip(*(scores[name] for name in columns[:3]), strict=True)]
+        rows.append(replace(row, name=f"{recipes[cell.name][0]} ({cell.name})", scores=scores))
+    from mtk import ScoreTable
+
+    caption = [*sweep.caption(sweep.cells), f"Published: {PAPER}, dev, BERT-base, 20 epochs, the full Quora data."]
+    if any(cell.config.encoder.name == "minilm" for cell in sweep.cells):
+        caption.append(
+            "MiniLM was itself trained on a billion sentence pairs, Quora duplicates among them: its scores and "
+            "BERT-base's are not measured on equal terms."
+        )
+    caption.append("How each row was read where the paper leaves it open: mtk recipes NAME.")
+    return ScoreTable("BERT and Learnie, row by row", columns, rows, caption, published="paper, dev")
+
+
+def score_test(sweep: Sweep, folder: Path | None) -> None:
+    """Table 4: on a folder's labelled test files, or a line that says why not."""
+    from mtk import DataError, load
+
+    if folder is None:
+        typer.echo(
+            "Table 4 of the paper has scores on the official test rows, whose labels are not public; with labelled "
+            "test files of your own: --test DIR"
+        )
+        return
+    for cell in sweep.cells:
+        if cell.name not in TEST:
+            continue
+        for result in sweep.results(cell):
+            model = load(sweep.path(cell, result.seed))
+            try:
+                scores = model.evaluate("test", data=folder)
+            except DataError as error:
+                typer.echo(f"test, {cell.name}: {error}")
+                break
+            ours = ", ".join(f"{name} {scores.tasks[name][metric]:.4f}" for name, metric in scores.primary.items())
+            paper = ", ".join(f"{name} {value:g}" for name, value in TEST[cell.name].items())
+            typer.echo(f"test, {cell.name}, seed {result.seed}: {ours}, mean {scores.aggregate:.4f} | paper: {paper}")
