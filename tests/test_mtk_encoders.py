@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mtk import CheckpointError, ConfigError, PluginError, TokenBatch, build, registered
-from mtk_encoders.bert import BertConfig, BertEncoder
+from mtk_encoders.bert import BertEncoder
 from mtk_encoders.builders import bert, minilm
+from mtk_encoders.config import BertConfig
 from mtk_encoders.packing import Packing, attention, dropout, dropout_add, keep_mask
 from mtk_encoders.pooling import pool
 from mtk_encoders.tiny import tiny_bert

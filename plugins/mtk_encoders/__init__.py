@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mtk import Register, hookimpl
+from mtk import Register, RegisterCommand, hookimpl
 
 
 def _source(name: str) -> Mapping[str, Any] | None:
@@ -37,3 +37,12 @@ def register_encoders(register: Register) -> None:
         accepts=_source,
     )
     register("tiny", "mtk_encoders.tiny:tiny_bert", "randomly initialised 2-layer BERT for tests and dry runs")
+
+
+@hookimpl
+def register_commands(register: RegisterCommand) -> None:
+    from mtk_encoders.prune_command import prune_command
+
+    register(
+        "prune", prune_command, "Experimental: remove a finished run's least important attention heads, as a new run."
+    )

@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 
 from mtk import ConfigError, Encoder
-from mtk_encoders.bert import BertConfig, BertEncoder
+from mtk_encoders.bert import BertEncoder
+from mtk_encoders.config import BertConfig
 from mtk_encoders.folders import read_config
 from mtk_encoders.pairs import STANDARD, Pair, PairFormat
 from mtk_encoders.sources import BERT_BASE, minilm_folder, resolve

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from mtk import CheckpointError, ConfigError, Encoder, Features, PluginError
-from mtk_encoders.bert import check_dropout
+from mtk_encoders.config import check_dropout
 from mtk_encoders.folders import AGAIN, read_config
 from mtk_encoders.pooling import pool
 from mtk_encoders.sources import resolve

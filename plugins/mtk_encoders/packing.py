@@ -6,6 +6,7 @@ dropout were chosen by measurement (docs/log.md) and draw from torch's global ge
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,15 @@ class Packing:
         self.mask, self.heads = mask, heads
         self.rows, self.length = mask.shape
         self.places = mask.flatten().nonzero().squeeze(1) if packed and not bool(mask.all()) else None  # [N]
+        self._indices: dict[tuple[str, int], Tensor] = {}
+        self._others: dict[int, Packing] = {}
+
+    def with_heads(self, heads: int) -> Packing:
+        """The same rows for an attention of another number of heads; one object for each number."""
+        if heads != self.heads and heads not in self._others:
+            other = self._others[heads] = copy(self)
+            other.heads, other._indices, other._others = heads, {}, {}
+        return self._others.get(heads, self)
 
     def pack(self, padded: Tensor) -> Tensor:
         """[B, L, ...] -> [N, ...]."""
@@ -50,8 +60,8 @@ class Packing:
         return bias.masked_fill_(~self.mask, torch.finfo(dtype).min)[:, None, None, :]
 
     def split(self, tokens: Tensor, parts: int) -> Tensor:
-        """[N, parts * D] -> [parts, B * H, L, D / H]; padding is zero, so that no row's NaN gets into another's."""
-        narrow = tokens.view(-1, tokens.size(1) // (parts * self.heads))  # [N * parts * H, D / H]
+        """[N, parts * H * d] -> [parts, B * H, L, d]; padding is zero, so that no row's NaN gets into another's."""
+        narrow = tokens.view(-1, tokens.size(1) // (parts * self.heads))  # [N * parts * H, d]
         if self.places is None:
             narrow = narrow.view(self.rows, self.length, parts, self.heads, -1).permute(2, 0, 3, 1, 4)
             return narrow.reshape(parts, self.rows * self.heads, self.length, -1)
@@ -60,7 +70,7 @@ class Packing:
         return chosen.view(parts, self.rows * self.heads, self.length, -1)
 
     def join(self, heads: Tensor) -> Tensor:
-        """[parts, B * H, L, D / H] -> [N, parts * D]: takes back what `split` gave."""
+        """[parts, B * H, L, d] -> [N, parts * H * d]: takes back what `split` gave."""
         parts, _, _, size = heads.shape
         if self.places is None:
             heads = heads.view(parts, self.rows, self.heads, self.length, size).permute(1, 3, 0, 2, 4)
@@ -70,11 +80,10 @@ class Packing:
 
     def _index(self, kind: str, parts: int) -> Tensor:
         """The row indices of `split` or `join`; made once a forward and used by every layer."""
-        key = f"_{kind}_{parts}"
-        found: Tensor | None = self.__dict__.get(key)
+        found = self._indices.get((kind, parts))
         if found is None:
             found = self._split_index(parts) if kind == "split" else self._join_index(parts)
-            self.__dict__[key] = found
+            self._indices[kind, parts] = found
         return found
 
     def _split_index(self, parts: int) -> Tensor:
@@ -161,14 +170,14 @@ def dropout_add(hidden: Tensor, residual: Tensor, p: float) -> Tensor:
 
 
 def attention(qkv: Tensor, packing: Packing, dropout: float) -> Tensor:
-    """Scaled dot-product self-attention: qkv [N, 3 D] -> [N, D].
+    """Scaled dot-product self-attention: qkv [N, 3 * H * d] -> [N, H * d], d the size of a head.
 
     On the CPU, SDPA over padded rows is the slower one: in bfloat16, with dropout, and in float32 too (docs/log.md).
     """
     if qkv.device.type == "cpu":
         return _Attention.apply(qkv, packing, dropout)
     shape = (packing.rows, packing.length, 3, packing.heads, -1)
-    query, key, value = packing.unpack(qkv).view(shape).permute(2, 0, 3, 1, 4)  # each [B, H, L, D / H]
+    query, key, value = packing.unpack(qkv).view(shape).permute(2, 0, 3, 1, 4)  # each [B, H, L, d]
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=packing.bias(query.dtype), dropout_p=dropout)
     return packing.pack(out.transpose(1, 2).flatten(2))
 

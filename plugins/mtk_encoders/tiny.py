@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from mtk import ConfigError
-from mtk_encoders.bert import BertConfig, BertEncoder
+from mtk_encoders.bert import BertEncoder
+from mtk_encoders.config import BertConfig
 from mtk_encoders.pairs import Pair, PairFormat
 from mtk_encoders.tokenizer import SPECIAL, wordpiece
 
