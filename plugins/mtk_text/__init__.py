@@ -42,6 +42,12 @@ def register_augmentations(register: Register) -> None:
         "SICK's sentence pairs, rescaled and without dev and test pairs, join the sts task's training rows",
         paper="Marelli et al., LREC 2014; BERT and Learnie (CS224N 2023)",
     )
+    register(
+        "eda",
+        "mtk_text.eda:EDA",
+        "copies of the training rows with words replaced by synonyms, inserted, swapped or deleted",
+        paper="Wei and Zou, EMNLP 2019, arXiv 1901.11196",
+    )
 
 
 @hookimpl
