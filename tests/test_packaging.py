@@ -76,7 +76,10 @@ def test_wheel_holds_the_core_and_every_plugin_and_nothing_else(unpacked: Path) 
     assert not [path for path in unpacked.rglob("*") if path.name == "__pycache__"]
 
 
-@pytest.mark.parametrize("file", ["mtk/py.typed", "mtk_text/sample/README.md", "mtk_text/sample/sts-train.csv"])
+@pytest.mark.parametrize(
+    "file",
+    ["mtk/py.typed", "mtk_text/sample/README.md", "mtk_text/sample/sts-train.csv", "mtk_report/report.html.j2"],
+)
 def test_wheel_holds_files_that_are_no_modules(file: str, unpacked: Path) -> None:
     at_home = ROOT / file if file.startswith("mtk/") else ROOT / "plugins" / file
     assert (unpacked / file).read_bytes() == at_home.read_bytes()

@@ -83,9 +83,9 @@ def scores_grid(table: ScoreTable, best_epochs: bool = True, seconds: bool = Tru
     columns += [Column(one_line(column), "ours" if published else "") for column in table.columns]
     columns += [Column(one_line(column), "published") for column in published]
     columns.append(Column("seeds"))
+    columns += [Column("status", numeric=False)] * statuses
     columns += [Column("best epoch")] * best_epochs
     columns += [Column("seconds")] * seconds
-    columns += [Column("status", numeric=False)] * statuses
 
     lines = []
     for row in table.rows:
@@ -93,9 +93,9 @@ def scores_grid(table: ScoreTable, best_epochs: bool = True, seconds: bool = Tru
         line = [Cell(one_line(row.name)), *_score_cells(row, table.columns, counts)]
         line += [Cell(_figure(row, column)) for column in published]
         line.append(Cell(_range(counts.values())))
+        line += [Cell(status_of(row) if any(counts.values()) else "", status=True)] * statuses
         line += [Cell(", ".join(map(str, row.best_epochs)) or NOTHING)] * best_epochs
         line += [Cell(f"{row.seconds:,.0f}" if row.seconds else NOTHING)] * seconds
-        line += [Cell(status_of(row) if any(counts.values()) else "", status=True)] * statuses
         lines.append(line)
 
     notes = []

@@ -78,7 +78,7 @@ def plots(table: ScoreTable) -> list[Plot]:
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
-        found = [_bars(table)] if table.rows and table.columns else []
+        found = [_bars(table)] if any(_has_bar(table, row) for row in table.rows) else []
         rows = [row for row in table.rows if _columns(table, row)]
         if 1 < len(rows) <= len(COMPARED):
             found.append(_compared(table, rows))
@@ -112,7 +112,7 @@ def _bars(table: ScoreTable) -> Plot:
     axes.set_ylim(len(table.rows) - 0.5, -0.5)
     low, high = min(ends), max(ends)
     room = 0.12 * ((high - low) or 1)  # for the numbers at the bars' ends
-    axes.set_xlim(low - room if low < 0 else 0, high + room if high > 0 else room)
+    axes.set_xlim(low - 1.5 * room if low < 0 else 0, high + room if high > 0 else room)
     axes.set_xlabel(f"{one_line(column)}: score" + (", mean over seeds ± standard deviation" if _spread(table) else ""))
     if both:
         handles = [Patch(color=BLUE, label="ours")]
@@ -122,6 +122,10 @@ def _bars(table: ScoreTable) -> Plot:
     text += ", ours beside the published one" if both else ""
     text += "; the whisker is ± one standard deviation over seeds." if _spread(table) else "."
     return _plot("scores", "Scores", text, figure)
+
+
+def _has_bar(table: ScoreTable, row: ScoreRow) -> bool:
+    return bool(table.columns) and (bool(row.scores.get(table.columns[-1])) or table.columns[-1] in row.published)
 
 
 def _bar(
