@@ -32,9 +32,13 @@ def register_recipes(register: Register) -> None:
 
 @hookimpl
 def register_commands(register: RegisterCommand) -> None:
+    from mtk_paper.ablate import ablate
+    from mtk_paper.compare import compare_single
     from mtk_paper.reproduce import reproduce
 
-    register("reproduce", reproduce, "Train the rows of a paper's tables and set the scores beside the paper's.")
+    register("reproduce", reproduce, "Train the rows of the paper's tables and set the scores beside the paper's.")
+    register("ablate", ablate, "Train a configuration without each of its extensions: what matters beyond the noise?")
+    register("compare-single", compare_single, "Train each task alone and all together: does sharing help, and whom?")
 
 
 def recipe_file(name: str) -> Path:
