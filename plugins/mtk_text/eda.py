@@ -49,7 +49,8 @@ class EDA(Augmentation):
     deleted; at least one stays; 0 does without. The paper recommends 16 copies with 0.05 for some 500 rows, 8 with 0.05
     for 2,000, and 4 with 0.1 for 5,000 and more.
     task: the only task whose rows are copied; default: every trained task with classes or numbers as labels.
-    wordnet: a folder with a WordNet database (index.noun, data.noun and so on). Default: the one that $MTK_WORDNET
+    wordnet: a folder with a WordNet database (index.noun, data.noun and so on), which a run records as given, so name
+    it in full where the run may be resumed from elsewhere. Default: the one that $MTK_WORDNET
     names, that nltk has downloaded, or that is installed (Debian: wordnet-base); where there is none, the built-in
     sample's few synonyms serve for the sample's rows, and other rows are refused.
 

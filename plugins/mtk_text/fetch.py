@@ -68,7 +68,8 @@ def _known(tasks: Sequence[str]) -> list[str]:
 
 def fetch_command(
     tasks: Annotated[
-        list[str] | None, typer.Argument(metavar="[TASK]...", help="sst, quora, sts; all of them where none is named.")
+        list[str] | None,
+        typer.Argument(metavar="[TASK]...", help="sst, cfimdb, quora, sts; all of them where none is named."),
     ] = None,
     mirror: Annotated[
         str, typer.Option(help="A URL or folder that holds files of the same names.", show_default=False)

@@ -39,8 +39,9 @@ class SICK(Augmentation):
     stays, and so does one that the training rows have already, or that SICK has twice: each was scored by itself.
     Draws nothing at random.
 
-    folder: where SICK_train.txt and SICK_trial.txt are; default: where the task's own files are. task: the name of the
-    paired task of numbers that gets the rows; default: every task of the kind `sts`. Other tasks keep their rows.
+    folder: where SICK_train.txt and SICK_trial.txt are; default: where the task's own files are. A run records it as
+    given, so a relative one is looked for below the folder that the run is resumed from. task: the name of the paired
+    task of numbers that gets the rows; default: every task of the kind `sts`. Other tasks keep their rows.
 
     Source: Marelli et al., LREC 2014; as an augmentation: "BERT and Learnie" (CS224N 2023). Raises ConfigError for a
     named task that is not paired or no Range, and where no folder is known; DataError, with file and line, for a
