@@ -25,7 +25,7 @@ from rich.table import Table
 from mtk import plugins, session
 from mtk.api import Interrupted, drive
 from mtk.checkpoint import read_json
-from mtk.config import RunConfig, differences
+from mtk.config import RunConfig, differences, make_config
 from mtk.display import Display, count, duration, make_console, say, show_sample_warning, show_table
 from mtk.errors import ConfigError, MTKError, PluginError
 from mtk.run import RunFolder, write_atomically
@@ -108,6 +108,11 @@ class Sweep:
             }
         self.cells = list(cells)
         self.seeds = list(seeds)
+        asked = {cell.name: cell for cell in cells}
+        self.all_cells = [  # also those of earlier calls, in the order in which they came
+            asked.get(name) or Cell(name, make_config(one["config"], str(self._file)), one["published"])
+            for name, one in before["cells"].items()
+        ]
 
     def runs(self) -> list[PlannedRun]:
         """All that this call asks for: every cell with the first seed, then with the second ..."""
@@ -250,8 +255,8 @@ class Sweep:
         )
 
     def table(self, title: str = "Scores", cells: Sequence[Cell] | None = None) -> ScoreTable:
-        """Every cell's scores by task and their mean."""
-        cells = self.cells if cells is None else cells
+        """The cells' scores by task and their mean; by default all that the folder has, also of earlier calls."""
+        cells = self.all_cells if cells is None else cells
         tasks = dict.fromkeys(name for cell in cells for name in cell.config.tasks)
         columns = [*tasks, "mean"]
         return ScoreTable(title, columns, [self.row(cell, columns) for cell in cells], self.caption(cells))
@@ -287,7 +292,7 @@ class Sweep:
         """Prints the table of what is finished, and writes it with every installed report."""
         table = make(self) if make else self.table(title)
         show_score_table(table, console)
-        results = [r for cell in self.cells for r in self.results(cell)]
+        results = [r for cell in self.all_cells for r in self.results(cell)]
         if any(entry["sample"] for r in results for entry in r.facts["data"].values()):
             show_sample_warning(console)
         for name in plugins.registered("report"):

@@ -89,8 +89,9 @@ def ablate(
     def table(sweep: Sweep) -> ScoreTable:
         made = sweep.table(title)
         whole = {column: by_seed(sweep, cells[0], column) for column in made.columns}
-        rows = [made.rows[0]]
-        for cell, row in zip(sweep.cells[1:], made.rows[1:], strict=True):
+        rows = [row for row in made.rows if row.name == FULL]
+        others = [(c, row) for c, row in zip(sweep.all_cells, made.rows, strict=True) if c.name != FULL]
+        for cell, row in others:
             found = {c: compared(by_seed(sweep, cell, c), whole[c]) for c in made.columns}
             rows.append(replace(row, against=FULL, differences={c: d for c, d in found.items() if d is not None}))
         return ScoreTable(made.title, made.columns, rows, [*made.caption, *verdicts(rows)])

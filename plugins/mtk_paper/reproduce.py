@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -33,6 +33,8 @@ from mtk_paper.options import (
 
 if TYPE_CHECKING:
     from mtk import ScoreTable, Sweep
+
+TITLE = "BERT and Learnie, row by row"
 
 # Table 4: official test rows, whose labels are not public
 TEST = {
@@ -83,12 +85,7 @@ def reproduce(
     cells = [Cell(name, configure(recipe=name, **flat), recipe.published) for name, recipe in recipes.items()]
     sweep = Sweep(out, cells, seeds_of(seeds, seed))
 
-    def table(sweep: Sweep) -> ScoreTable:
-        return ladder(sweep, {name: (recipe.title, recipe.config) for name, recipe in recipes.items()})
-
-    code = sweep.conduct(
-        title="BERT and Learnie, row by row", command=this_command(), shard=shard, dry_run=dry_run, table=table
-    )
+    code = sweep.conduct(title=TITLE, command=this_command(), shard=shard, dry_run=dry_run, table=ladder)
     if not dry_run and any(name in TEST for name in names):
         score_test(sweep, test)
     return code
@@ -108,26 +105,28 @@ def chosen_rows(rows: Sequence[str] | None) -> list[str]:
     return [name for name in (*ROWS, *VARIANTS) if name in {known[word] for word in wanted}]
 
 
-def ladder(sweep: Sweep, recipes: Mapping[str, tuple[str, object]]) -> ScoreTable:
+def ladder(sweep: Sweep) -> ScoreTable:
     """The sweep's table with the paper's names of the rows, and what a reader must know of the comparison."""
+    from mtk import ScoreTable, load_recipe
+
     columns = ["sst", "quora", "sts", "mean"]
+    order = [*ROWS, *VARIANTS]
+    cells = sorted(sweep.all_cells, key=lambda cell: order.index(cell.name))
     rows = []
-    for cell in sweep.cells:
+    for cell in cells:
         row = sweep.row(cell, columns)
         scores = dict(row.scores)
         if "cfimdb" in cell.config.tasks and scores:  # the paper's mean is that of three tasks
             scores["mean"] = [sum(three) / 3 for three in zip(*(scores[name] for name in columns[:3]), strict=True)]
-        rows.append(replace(row, name=f"{recipes[cell.name][0]} ({cell.name})", scores=scores))
-    from mtk import ScoreTable
-
-    caption = [*sweep.caption(sweep.cells), f"Published: {PAPER}, dev, BERT-base, 20 epochs, the full Quora data."]
-    if any(cell.config.encoder.name == "minilm" for cell in sweep.cells):
+        rows.append(replace(row, name=load_recipe(cell.name).title, scores=scores))
+    caption = [*sweep.caption(cells), f"Published: {PAPER}, dev, BERT-base, 20 epochs, the full Quora data."]
+    if any(cell.config.encoder.name == "minilm" for cell in cells):
         caption.append(
             "MiniLM was itself trained on a billion sentence pairs, Quora duplicates among them: its scores and "
             "BERT-base's are not measured on equal terms."
         )
     caption.append("How each row was read where the paper leaves it open: mtk recipes NAME.")
-    return ScoreTable("BERT and Learnie, row by row", columns, rows, caption, published="paper, dev")
+    return ScoreTable(TITLE, columns, rows, caption, published="paper, dev")
 
 
 def score_test(sweep: Sweep, folder: Path | None) -> None:
