@@ -98,7 +98,7 @@ class CFIMDB(FileTask):
 
     The reviews are IMDB's, rewritten by as little as turned their verdicts round; the originals are no part of it. They
     are long, 207 WordPiece tokens in the median: with the default of 128 most ends go unread, while `--max-length 512`
-    reads whole reviews, all but one of 1,952.
+    reads whole reviews, all but one of 1,952, where the encoder takes as many tokens (`tiny` takes fewer).
     """
 
     kind, stem, label = "cfimdb", "ids-cfimdb", "sentiment"
