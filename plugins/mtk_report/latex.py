@@ -61,6 +61,7 @@ def _float(grid: Grid, caption: Sequence[str], label: str) -> str:
         r"\begin{table}[tbp]",
         r"\centering",
         r"\small",
+        r"\setlength{\belowcaptionskip}{6pt}",
         rf"\caption{{{' '.join(escape(line) for line in [*caption, *grid.notes])}}}",
         rf"\label{{{label}}}",
         rf"\begin{{tabular}}{{@{{}}{alignment}@{{}}}}",
