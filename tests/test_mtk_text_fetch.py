@@ -254,8 +254,8 @@ def test_what_had_come_is_said_where_the_mirror_goes_away(tmp_path: Path, monkey
 
 
 def test_what_is_published() -> None:
-    assert list(PUBLISHED) == ["sst", "cfimdb", "quora", "sts"]
-    for published in PUBLISHED.values():
-        assert list(published.files) == ["train", "dev", "test"]
+    assert list(PUBLISHED) == ["sst", "cfimdb", "quora", "sts", "sick"]
+    for name, published in PUBLISHED.items():
+        assert list(published.files) == (["train", "trial"] if name == "sick" else ["train", "dev", "test"])
         assert all(len(file.blob) == 40 for file in published.files.values())
         assert published.citation and published.terms

@@ -12,7 +12,7 @@ import typer
 
 from mtk import DataError, did_you_mean
 from mtk_text.download import FileFault, download
-from mtk_text.published import BASE_URL, COMMIT, PUBLISHED, REPOSITORY, cache_folder
+from mtk_text.published import PUBLISHED, cache_folder
 
 ALIASES = {"para": "quora"}
 
@@ -36,16 +36,16 @@ class Fetched:
 def fetch(
     tasks: Sequence[str],
     folder: Path,
-    mirror: str = BASE_URL,
+    mirror: str | None = None,
     watch: Callable[[str, int, int | None], None] = lambda name, done, total: None,
 ) -> Iterator[Fetched]:
     """Fetches the tasks' files (all tasks where none is named), and goes on where the mirror lacks one.
 
-    watch: told a file's name, its bytes so far and its bytes in all. Raises DataError where no further file would come:
+    mirror: a URL or folder that has the files; default the place where each data set is published. watch: told a file's name, its bytes so far and its bytes in all. Raises DataError where no further file would come:
     an unknown task, a mirror out of reach, a full disk.
     """
-    base = mirror.rstrip("/")
     for task in _known(tasks):
+        base = (mirror or PUBLISHED[task].place.url).rstrip("/")
         for split, file in PUBLISHED[task].files.items():
 
             def advance(done: int, total: int | None, name: str = file.name, size: int | None = file.size) -> None:
@@ -69,11 +69,11 @@ def _known(tasks: Sequence[str]) -> list[str]:
 def fetch_command(
     tasks: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TASK]...", help="sst, cfimdb, quora, sts; all of them where none is named."),
+        typer.Argument(metavar="[TASK]...", help="sst, cfimdb, quora, sts, sick; all of them where none is named."),
     ] = None,
     mirror: Annotated[
-        str, typer.Option(help="A URL or folder that holds files of the same names.", show_default=False)
-    ] = BASE_URL,
+        str | None, typer.Option(help="A URL or folder that holds files of the same names.", show_default=False)
+    ] = None,
     to: Annotated[
         Path | None, typer.Option(help="The folder to put them in; mtk's cache otherwise.", show_default=False)
     ] = None,
@@ -89,9 +89,11 @@ def fetch_command(
         for file in files:
             typer.echo(_line(file))
     there = [file for file in files if not file.fault]
-    if there:
-        typer.echo(f"\nEach file is the one of github.com/{REPOSITORY}, data/, commit {COMMIT}, by its git blob id.")
-    for name in dict.fromkeys(file.task for file in there):
+    names = list(dict.fromkeys(file.task for file in there))
+    for place in dict.fromkeys(str(PUBLISHED[name].place) for name in names):
+        whose = ", ".join(name for name in names if str(PUBLISHED[name].place) == place)
+        typer.echo(f"\nEach file of {whose} is the one of {place}, by its git blob id.")
+    for name in names:
         published = PUBLISHED[name]
         typer.echo(f"\n{name}: {published.title}\n  cite:  {published.citation}\n  terms: {published.terms}")
     if to is not None and there:

@@ -7,14 +7,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-REPOSITORY = "gpoesia/minbert-default-final-project"
-COMMIT = "7ac8260"
-BASE_URL = f"https://raw.githubusercontent.com/{REPOSITORY}/{COMMIT}/data"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A folder of a GitHub repository, at a commit."""
+
+    repository: str
+    commit: str
+    folder: str
+
+    @property
+    def url(self) -> str:
+        return f"https://raw.githubusercontent.com/{self.repository}/{self.commit}/{self.folder}"
+
+    def __str__(self) -> str:
+        return f"github.com/{self.repository}, {self.folder}/, commit {self.commit[:7]}"
+
+
+COURSE = Place("gpoesia/minbert-default-final-project", "7ac8260", "data")
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedFile:
-    """One file under data/ of the repository; `blob` is its git blob id, `size` its bytes where known."""
+    """One file of the place; `blob` is its git blob id, `size` its bytes where known."""
 
     name: str
     blob: str
@@ -29,6 +45,7 @@ class Published:
     files: Mapping[str, PublishedFile]
     citation: str
     terms: str
+    place: Place = COURSE
 
 
 PUBLISHED: Mapping[str, Published] = {
@@ -72,6 +89,16 @@ PUBLISHED: Mapping[str, Published] = {
         },
         "Cer et al.: SemEval-2017 Task 1: Semantic Textual Similarity. SemEval 2017, arXiv 1708.00055.",
         "Several sources, each under its own terms: see LICENSE.txt in the benchmark's own download.",
+    ),
+    "sick": Published(
+        "SICK, for the augmentation of the same name",
+        {
+            "train": PublishedFile("SICK_train.txt", "3df595634e3350f7a081571b2246ff51dbaca5fd", 506_243),
+            "trial": PublishedFile("SICK_trial.txt", "60daa162f8f323d6f2cd287ffde0124305299e79", 57_225),
+        },
+        "Marelli et al.: A SICK cure for the evaluation of compositional distributional semantic models. LREC 2014.",
+        "CC BY-NC-SA 3.0: non-commercial use, share alike.",
+        Place("FTAsr/STS", "4949362922263c87bf8ecd79c50da7a5d3fcb461", "data/SICK"),
     ),
 }
 

@@ -83,7 +83,7 @@ def read_pairs(folder: Path, split: str, target: Range) -> list[Example]:
     if not file.is_file():
         raise DataError(
             f"{file}: no such file; augmentation 'sick' expects {' and '.join(FILES.values())} beside the task's files,"
-            " or in a folder of their own: --augment sick:folder=DIR"
+            f" (mtk data fetch sick --to {folder}), or in a folder of their own: --augment sick:folder=DIR"
         )
     examples, bad = read_examples(file, LAYOUT)
     check_bad_rows(bad, 0)
