@@ -19,18 +19,22 @@ augment = []
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from mtk.config import merge, read_toml
-from mtk.errors import ConfigError, did_you_mean
+from mtk.config import CHOICES, merge, parse_settings, read_toml
+from mtk.errors import ConfigError, MTKError, did_you_mean
 from mtk.recipes import load_recipe
-from mtk.settings import configure
-from mtk.sweep import Cell
+from mtk.settings import KEYS, configure
+from mtk.sweep import Cell, without_seed
 
 _KEYS = ("title", "seeds", "recipes", "base", "settings", "variants")
+_TYPES = {
+    **{"title": (str, "text"), "recipes": (list, "list")},
+    **{"base": (dict, "table"), "settings": (dict, "table"), "variants": (dict, "table")},
+}
 
 
 def read_matrix(file: Path, **flat: Any) -> tuple[str, list[Cell], list[int] | int]:
@@ -39,48 +43,95 @@ def read_matrix(file: Path, **flat: Any) -> tuple[str, list[Cell], list[int] | i
     Raises ConfigError that names file and key.
     """
     tree = read_toml(file)
-    if unknown := [key for key in tree if key not in _KEYS]:
-        raise ConfigError(f"{file}: unknown key '{unknown[0]}'{did_you_mean(unknown[0], _KEYS)}")
-    for key, kind in (("title", str), ("recipes", list), ("base", dict), ("settings", dict), ("variants", dict)):
-        if key in tree and not isinstance(tree[key], kind):
-            wanted = {str: "text", list: "list", dict: "table"}[kind]
-            raise ConfigError(f"{file}: {key}: expected a {wanted}, found {tree[key]!r}")
+    _check(tree, file)
     axes: dict[str, Sequence[Any]] = tree.get("settings", {})
-    for key, values in axes.items():
-        if not isinstance(values, list) or not values:
-            raise ConfigError(f"{file}: settings.{key}: expected a list of values to cross, found {values!r}")
-    for name, variant in tree.get("variants", {}).items():
-        if not isinstance(variant, dict):
-            raise ConfigError(f"{file}: variants.{name}: expected a table of settings, found {variant!r}")
+    _check_axes(axes, flat, file)
+    labels = _labels(list(axes))
     cells = []
     for recipe in tree.get("recipes") or [None]:
         for variant, laid in (tree.get("variants") or {"": {}}).items():
             for values in product(*axes.values()):
                 chosen = dict(zip(axes, values, strict=True))
-                own = merge(merge(tree.get("base", {}), laid), _nested(chosen, file))
-                words = [recipe, variant, *(f"{key.rpartition('.')[2]}={value}" for key, value in chosen.items())]
+                own = merge(merge(tree.get("base", {}), laid), _nested(chosen))
+                words = [recipe, variant, *(f"{labels[key]}={value}" for key, value in chosen.items())]
                 name = " ".join(str(word) for word in words if word) or file.stem
                 try:
+                    _refuse_seed(own)
                     config = configure(recipe=recipe, config=own, **flat)
-                except ConfigError as error:
+                except MTKError as error:
                     raise ConfigError(f"{file}: cell '{name}': {error}") from error
                 published = {} if recipe is None or variant or chosen else load_recipe(recipe).published
                 cells.append(Cell(name, config, published))
+    _check_cells(cells, file)
     return tree.get("title", file.stem), cells, _seeds(tree.get("seeds", 1), file)
 
 
-def _nested(settings: Mapping[str, Any], file: Path) -> dict[str, Any]:
+def _check(tree: Mapping[str, Any], file: Path) -> None:
+    if unknown := [key for key in tree if key not in _KEYS]:
+        raise ConfigError(f"{file}: unknown key '{unknown[0]}'{did_you_mean(unknown[0], _KEYS)}")
+    for key, (kind, wanted) in _TYPES.items():
+        if key in tree and not isinstance(tree[key], kind):
+            raise ConfigError(f"{file}: {key}: expected a {wanted}, found {tree[key]!r}")
+    for recipe in tree.get("recipes", []):
+        if not isinstance(recipe, str):
+            raise ConfigError(f"{file}: recipes: expected names of recipes, found {recipe!r}")
+    for name, variant in tree.get("variants", {}).items():
+        if not isinstance(variant, dict):
+            raise ConfigError(f"{file}: variants.{name}: expected a table of settings, found {variant!r}")
+
+
+def _check_axes(axes: Mapping[str, Any], flat: Mapping[str, Any], file: Path) -> None:
+    """Refuses what would make a cell's name say something else than its configuration."""
+    for key, values in axes.items():
+        if not isinstance(values, list) or not values:
+            raise ConfigError(f"{file}: settings.{key}: expected a list of values to cross, found {values!r}")
+        for other in axes:
+            named = other.rpartition(".")[2] in CHOICES and all(isinstance(name, str) for name in axes[other])
+            if key.startswith(f"{other}.") and not named:  # `encoder` and `encoder.pair` cross
+                raise ConfigError(f"{file}: settings.{key}: '{other}' has values of its own in settings")
+    given = {KEYS[name]: name.replace("_", "-") for name, value in flat.items() if name in KEYS and value is not None}
+    given |= {key: f"set {key}" for key in _leaves(parse_settings(flat.get("settings", [])))}
+    for key in axes:
+        for other, option in given.items():
+            if f"{key}.".startswith(f"{other}."):
+                raise ConfigError(f"--{option}: the cells of {file} differ in {key}; leave out the option")
+
+
+def _labels(keys: Sequence[str]) -> dict[str, str]:
+    """The last part of each key, where that tells them apart, else all of it."""
+    last = {key: key.rpartition(".")[2] for key in keys}
+    return {key: word if list(last.values()).count(word) == 1 else key for key, word in last.items()}
+
+
+def _check_cells(cells: Sequence[Cell], file: Path) -> None:
+    """Refuses two names for one thing: the same runs would be made twice."""
+    for place, cell in enumerate(cells):
+        for other in cells[:place]:
+            if other.name != cell.name and without_seed(other.config) == without_seed(cell.config):
+                raise ConfigError(f"{file}: cells '{other.name}' and '{cell.name}' have the same configuration")
+
+
+def _refuse_seed(tree: Mapping[str, Any]) -> None:
+    if isinstance(train := tree.get("train"), Mapping) and "seed" in train:
+        raise ConfigError("train.seed: seeds are replicates, not a setting; give seeds = [...] in place of it")
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
     """`{"optim.lr": 1}` -> `{"optim": {"lr": 1}}`."""
     tree: dict[str, Any] = {}
     for key, value in settings.items():
-        *path, last = key.split(".")
-        node = tree
-        for part in path:
-            node = node.setdefault(part, {})
-            if not isinstance(node, dict):
-                raise ConfigError(f"{file}: settings.{key}: '{part}' has a value of its own in settings")
-        node[last] = value
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        tree = merge(tree, value)
     return tree
+
+
+def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}"
 
 
 def _seeds(found: Any, file: Path) -> list[int] | int:

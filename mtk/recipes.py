@@ -43,7 +43,7 @@ class Recipe:
     @property
     def encoder(self) -> str | None:
         """The encoder that the recipe is written for."""
-        own = _name(self.config.get("encoder"))
+        own = encoder_name(self.config.get("encoder"))
         return own or (self.base.encoder if self.base else None)
 
     @property
@@ -79,7 +79,7 @@ def load_recipe(name: str) -> Recipe:
 def recipe_tree(name: str, encoder: Any = None) -> dict[str, Any]:
     """The configuration of a recipe. encoder: what the user chose, if anything: NAME, NAME:OPTIONS or a table."""
     recipe = load_recipe(name)
-    return recipe.tree(_name(encoder) or recipe.encoder)
+    return recipe.tree(encoder_name(encoder) or recipe.encoder)
 
 
 def _load(name: str, above: tuple[str, ...]) -> Recipe:
@@ -87,18 +87,14 @@ def _load(name: str, above: tuple[str, ...]) -> Recipe:
         raise ConfigError(f"recipe '{name}' is laid on itself: {' on '.join([*above, name])}")
     file = Path(name) if name.endswith(".toml") else plugins.build("recipe", name)
     tree = read_toml(file)
-    if unknown := [key for key in tree if key not in _KEYS]:
-        raise ConfigError(f"{file}: unknown key '{unknown[0]}'{did_you_mean(unknown[0], _KEYS)}")
-    for key, kind in (("title", str), ("base", str), ("source", str), ("changes", list), ("readings", list)):
-        if key in tree and not isinstance(tree[key], kind):
-            raise ConfigError(f"{file}: {key}: expected a {'list' if kind is list else 'text'}, found {tree[key]!r}")
-    for key in ("published", "config", "encoders"):
-        if not isinstance(tree.get(key, {}), Mapping):
-            raise ConfigError(f"{file}: {key}: expected a table, found {tree[key]!r}")
+    _check(tree, file)
+    base = tree.get("base")
+    if base is not None and base.endswith(".toml"):
+        base = str(file.parent / base)  # beside the file that names it
     recipe = Recipe(
         name=name,
         title=tree.get("title", name),
-        base=_load(tree["base"], (*above, name)) if "base" in tree else None,
+        base=None if base is None else _load(base, (*above, name)),
         changes=tuple(tree.get("changes", ())),
         readings=tuple(tree.get("readings", ())),
         published=tree.get("published", {}),
@@ -111,7 +107,29 @@ def _load(name: str, above: tuple[str, ...]) -> Recipe:
     return recipe
 
 
-def _name(encoder: Any) -> str | None:
+def _check(tree: Mapping[str, Any], file: Path) -> None:
+    """Raises ConfigError for a key that no recipe has, or one of another type."""
+    if unknown := [key for key in tree if key not in _KEYS]:
+        raise ConfigError(f"{file}: unknown key '{unknown[0]}'{did_you_mean(unknown[0], _KEYS)}")
+    texts, tables = ("title", "base", "source"), ("published", "config", "encoders")
+    for key, value in tree.items():
+        if key in texts:
+            wanted, good = "a text", isinstance(value, str)
+        elif key in tables:
+            wanted, good = "a table", isinstance(value, Mapping)
+        else:
+            wanted, good = "a list of texts", isinstance(value, list) and all(isinstance(one, str) for one in value)
+        if not good:
+            raise ConfigError(f"{file}: {key}: expected {wanted}, found {value!r}")
+    for name, figure in tree.get("published", {}).items():
+        if not isinstance(figure, int | float) or isinstance(figure, bool):
+            raise ConfigError(f"{file}: published.{name}: expected a number, found {figure!r}")
+    for name, overlay in tree.get("encoders", {}).items():
+        if not isinstance(overlay, Mapping):
+            raise ConfigError(f"{file}: encoders.{name}: expected a table, found {overlay!r}")
+
+
+def encoder_name(encoder: Any) -> str | None:
     """The name in `NAME:OPTIONS` or `{name = ...}`."""
     if isinstance(encoder, Mapping):
         found = encoder.get("name")

@@ -10,7 +10,7 @@ from mtk import plugins
 from mtk.config import RunConfig, make_config, merge, parse_settings, read_toml
 from mtk.errors import ConfigError, did_you_mean
 from mtk.plugins import parse_spec
-from mtk.recipes import recipe_tree
+from mtk.recipes import encoder_name, recipe_tree
 
 # every flat setting but those of single tasks (task, head, batch_size, task_weight), and the key it stands for
 KEYS = {
@@ -68,9 +68,15 @@ def tree_of(
     """
     tree = dict(config) if isinstance(config, Mapping) else {} if config is None else read_toml(Path(config))
     if recipe is not None:
-        encoder = flat.get("encoder") or parse_settings(settings).get("encoder") or tree.get("encoder")
-        tree = merge(recipe_tree(recipe, encoder), tree)
-    if isinstance(tree.get("tasks"), dict):
+        given = (
+            parse_settings(settings).get("encoder"),
+            flat.get("encoder"),
+            tree.get("encoder"),
+        )  # the last word first
+        tree = merge(recipe_tree(recipe, next(filter(encoder_name, given), None)), tree)
+    if not isinstance(tree.get("tasks", {}), Mapping):
+        raise ConfigError(f"tasks: expected a table for each task, found {tree['tasks']!r}")
+    if "tasks" in tree:
         tree["tasks"] = {name: _task_table(value) for name, value in tree["tasks"].items()}
     if tasks:
         named = dict(task_choice(spec) for spec in tasks)
@@ -78,6 +84,7 @@ def tree_of(
             raise ConfigError(f"--task: a task is named twice in {', '.join(tasks)}; name one apart: other=sst")
         before = tree.get("tasks", {})
         tree["tasks"] = {name: merge(before.get(name, {}), choice) for name, choice in named.items()}
+        tree = _without_caps(tree, [name for name in before if name not in named])
     over: dict[str, Any] = {}
     for name, value in flat.items():
         if value is None or name in PER_TASK:
@@ -163,6 +170,15 @@ def _task_table(value: Any) -> Any:
         return value
     kind, options = parse_spec(value)
     return {"kind": kind, **options}
+
+
+def _without_caps(tree: dict[str, Any], gone: Sequence[str]) -> dict[str, Any]:
+    """The tree without the mixer's caps on tasks that the user took out."""
+    mixer = tree.get("mixer")
+    caps = mixer.get("per_task") if isinstance(mixer, Mapping) else None
+    if not isinstance(mixer, Mapping) or not isinstance(caps, Mapping):
+        return tree
+    return {**tree, "mixer": {**mixer, "per_task": {name: cap for name, cap in caps.items() if name not in gone}}}
 
 
 def _put(tree: dict[str, Any], key: str, value: Any) -> None:

@@ -8,9 +8,11 @@ DIR/table.*, ...         what the installed reports make of the scores
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 import shutil
+import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +29,7 @@ from mtk.api import Interrupted, drive
 from mtk.checkpoint import read_json
 from mtk.config import RunConfig, differences, make_config
 from mtk.display import Display, count, duration, make_console, say, show_sample_warning, show_table
-from mtk.errors import ConfigError, MTKError, PluginError
+from mtk.errors import CheckpointError, ConfigError, MTKError
 from mtk.run import RunFolder, write_atomically
 from mtk.scoretable import Curve, Difference, ScoreRow, ScoreTable
 from mtk.training import StepDone
@@ -35,6 +37,8 @@ from mtk.training import StepDone
 FORMAT = 1
 _PROBE_STEPS, _PROBE_SECONDS = 12, 6.0  # how long a cell is tried to estimate its time
 _FORWARD_SHARE = 1 / 3  # of a training step's time, what predicting its rows takes
+_LONGEST = 100  # characters of a cell's folder
+_UNMADE = {"config.toml", ".config.toml.new", ".run.json.new"}  # what a start leaves that was cut off
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,9 @@ class Cell:
 
     @property
     def slug(self) -> str:
-        """The name as a folder's."""
-        return re.sub(r"[^a-z0-9._=-]+", "-", self.name.lower()).strip("-.") or "cell"
+        """The name as a folder's; a long one is cut, and told apart by its hash."""
+        text = re.sub(r"[^a-z0-9._=-]+", "-", self.name.lower()).strip("-.") or "cell"
+        return text if len(text) <= _LONGEST else f"{text[:90]}-{hashlib.sha256(self.name.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)
@@ -81,38 +86,52 @@ class Sweep:
 
     def __init__(self, folder: Path, cells: Sequence[Cell], seeds: Sequence[int]) -> None:
         self.folder = folder
-        self.failures: dict[tuple[str, int], str] = {}
-        if len({cell.slug for cell in cells}) < len(cells) or not cells:
-            names = ", ".join(cell.name for cell in cells) or "none"
-            raise ConfigError(f"a sweep needs cells of different names, found {names}")
-        self._file = folder / "sweep.json"
-        if folder.exists() and not self._file.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(f"--out {folder}: expected a new folder, or an earlier sweep's, found other files")
-        before = read_json(self._file, str(folder)) if self._file.exists() else {"format": FORMAT, "cells": {}}
-        if not isinstance(before, dict) or before.get("format") != FORMAT or not isinstance(before.get("cells"), dict):
-            raise ConfigError(f"{self._file}: not a sweep that this mtk can read; choose another --out")
-        self._tree: dict[str, Any] = before
-        for cell in cells:
-            tree = _without_seed(cell.config)
-            old = before["cells"].get(cell.name)
-            for key, was, now in differences(old["config"], tree) if old else ():
-                raise ConfigError(
-                    f"--out {folder}: its cell '{cell.name}' has {key} = {was!r}, found {now!r}; a run is made once: "
-                    "choose another --out for other settings"
-                )
-            known = list(old["seeds"]) if old else []
-            before["cells"][cell.name] = {
-                "config": tree,
-                "seeds": known + [seed for seed in seeds if seed not in known],
-                "published": dict(cell.published),
-            }
         self.cells = list(cells)
         self.seeds = list(seeds)
-        asked = {cell.name: cell for cell in cells}
+        self.failures: dict[tuple[str, int], str] = {}
+        self._finished: dict[Path, Result] = {}
+        self._file = folder / "sweep.json"
+        if not cells or len({cell.name for cell in cells}) < len(cells):
+            names = ", ".join(cell.name for cell in cells) or "none"
+            raise ConfigError(f"a sweep needs cells of different names, found {names}")
+        if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**63 for seed in seeds):
+            raise ConfigError(f"a sweep needs different seeds from 0 to 2^63 - 1, found {', '.join(map(str, seeds))}")
+        if any("mean" in cell.config.tasks for cell in cells):
+            raise ConfigError("a task cannot be named 'mean' in a sweep: that is the mean of all; name it apart")
+        if folder.exists() and not self._file.exists() and not _is_free(folder):
+            raise ConfigError(f"--out {folder}: expected a new folder, or an earlier sweep's, found other files")
+        self._join()
+
+    def _join(self) -> None:
+        """Takes this call's cells and seeds in among those that the folder has now."""
+        tree: Any = {"format": FORMAT, "cells": {}}
+        if self._file.exists():
+            tree = read_json(self._file, str(self.folder))
+        if not _is_sweep(tree):
+            raise ConfigError(f"{self._file}: not a sweep that this mtk can read; choose another --out")
+        known = tree["cells"]
+        for cell in self.cells:
+            config, old = without_seed(cell.config), known.get(cell.name)
+            for key, was, now in differences(old["config"], config) if old else ():
+                raise ConfigError(
+                    f"--out {self.folder}: its cell '{cell.name}' has {key} = {was!r}, found {now!r}; a run is made "
+                    "once: choose another --out for other settings"
+                )
+            before = old["seeds"] if old else []
+            seeds = before + [seed for seed in self.seeds if seed not in before]
+            known[cell.name] = {"config": config, "seeds": seeds, "published": dict(cell.published)}
+        asked = {cell.name: cell for cell in self.cells}
         self.all_cells = [  # also those of earlier calls, in the order in which they came
             asked.get(name) or Cell(name, make_config(one["config"], str(self._file)), one["published"])
-            for name, one in before["cells"].items()
+            for name, one in known.items()
         ]
+        folders: dict[str, str] = {}
+        for cell in self.all_cells:
+            if (other := folders.setdefault(cell.slug, cell.name)) != cell.name:
+                raise ConfigError(
+                    f"cells '{other}' and '{cell.name}' would share the folder {cell.slug}: name one apart"
+                )
+        self._tree: dict[str, Any] = tree
 
     def runs(self) -> list[PlannedRun]:
         """All that this call asks for: every cell with the first seed, then with the second ..."""
@@ -138,7 +157,7 @@ class Sweep:
         console = console or make_console()
         part, parts = parse_shard(shard)
         mine = [run for place, run in enumerate(self.runs()) if place % parts == part - 1]
-        left = [run for run in mine if result_of(run.path) is None]
+        left = [run for run in mine if self._result(run.cell, run.seed) is None]
         share = f", of which part {part} of {parts}: {count(len(mine), 'run')}" if parts > 1 else ""
         say(
             console,
@@ -150,17 +169,20 @@ class Sweep:
         if left:
             say(console, "estimating the time from a few steps of each configuration ...")
             seconds = self.estimate(left)
+            for name, text in {name: text for (name, _), text in self.failures.items()}.items():
+                say(console, f"error: {name}: {text}")
             say(console, f"estimated: at most {duration(seconds)} for {count(len(left), 'run')}")
         if dry_run:
             say(console, "dry run: nothing was trained or written")
-            return 0
+            return 2 if self.failures else 0
         self._save()
         try:
             self._train(left, console)
-        except Interrupted as error:
-            self.report(table, title, console)
+        except KeyboardInterrupt as error:
+            if isinstance(error, Interrupted):
+                self.report(table, title, console)
             say(console, f"the sweep goes on where it stopped: {command}")
-            return 128 + error.number
+            return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
         self.report(table, title, console)
         if self.failures:
             say(console, f"{count(len(self.failures), 'run')} failed; the same command tries again: {command}")
@@ -170,33 +192,42 @@ class Sweep:
     def _train(self, runs: Sequence[PlannedRun], console: Console) -> None:
         shown: set[str] = set()
         for number, run in enumerate(runs, 1):
+            what = f"{run.cell.name}, seed {run.seed}"
             lock = FileLock(run.path.parent / f".{run.path.name}.lock")
             run.path.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.ExitStack() as held:
                 try:
                     held.enter_context(lock.acquire(timeout=0))
                 except Timeout:
-                    say(console, f"[{number}/{len(runs)}] {run.cell.name}, seed {run.seed}: another process trains it")
+                    say(console, f"[{number}/{len(runs)}] {what}: another process trains it")
                     continue
-                if result_of(run.path) is not None:  # somebody else's, since this sweep was planned
-                    continue
-                say(console, f"[{number}/{len(runs)}] {run.cell.name}, seed {run.seed}")
+                say(console, f"[{number}/{len(runs)}] {what}")
                 try:
-                    one = self._session(run)
-                    drive(one, Display(one, console, place=1 if run.cell.name in shown else 0))
+                    self._make(run, console, place=1 if run.cell.name in shown else 0)
                     shown.add(run.cell.name)
+                    self.failures.pop((run.cell.name, run.seed), None)
                 except MTKError as error:
                     self.failures[run.cell.name, run.seed] = str(error)
-                    say(console, f"error: {run.cell.name}, seed {run.seed}: {error}")
+                    say(console, f"error: {what}: {error}")
 
-    def _session(self, run: PlannedRun) -> session.Session:
-        """A new run, or one that was cut off."""
+    def _make(self, run: PlannedRun, console: Console, place: int) -> None:
+        """Trains one run to its end, unless somebody else has, since this sweep was planned."""
+        if result_of(run.path) is None and (one := self._session(run)) is not None:
+            drive(one, Display(one, console, place=place))
+
+    def _session(self, run: PlannedRun) -> session.Session | None:
+        """A new run, or one that was cut off; None where there turns out to be nothing left to do."""
+        if (run.path / "run.json").exists():
+            try:
+                return session.resume(run.path)
+            except ConfigError:
+                if result_of(run.path) is None:
+                    raise
+                return None  # it was killed just before it could say that it was finished
+        if run.path.is_dir() and {file.name for file in run.path.iterdir()} <= _UNMADE:
+            shutil.rmtree(run.path)  # cut off before it was a run
         config = run.cell.config.model_copy(deep=True)
         config.train.seed = run.seed
-        if (run.path / "run.json").exists():
-            return session.resume(run.path)
-        if run.path.exists():  # cut off before it was a run
-            shutil.rmtree(run.path)
         return session.start(config, run.path, command=f"{run.cell.name}, seed {run.seed}")
 
     def estimate(self, runs: Sequence[PlannedRun]) -> float:
@@ -205,19 +236,26 @@ class Sweep:
         seconds: dict[str, float] = {}
         for run in runs:
             if run.cell.name not in seconds:
-                done = [r.seconds for seed in self._seeds(run.cell) if (r := result_of(self.path(run.cell, seed)))]
+                done = [result.seconds for result in self.results(run.cell)]
                 try:
                     seconds[run.cell.name] = statistics.fmean(done) if done else probe(run.cell.config)
-                except MTKError:  # it is said when its turn comes
+                except MTKError as error:
+                    self.failures[run.cell.name, run.seed] = str(error)
                     seconds[run.cell.name] = 0.0
         return sum(seconds[run.cell.name] for run in runs)
 
     def _save(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            with self._locked():
+                self._join()
+                write_atomically(self._file, json.dumps(self._tree, indent=2) + "\n")
         except OSError as error:
             raise ConfigError(f"--out {self.folder}: cannot be written ({error.strerror})") from error
-        write_atomically(self._file, json.dumps(self._tree, indent=2) + "\n")
+
+    def _locked(self) -> FileLock:
+        """Held while files are written that several processes share."""
+        return FileLock(self.folder / ".sweep.lock")
 
     # ------------------------------------------------------------------------------------------ what came of it
 
@@ -230,8 +268,22 @@ class Sweep:
 
     def results(self, cell: Cell) -> list[Result]:
         """The finished runs of a cell, by seed, also those of earlier calls."""
-        found = (result_of(self.path(cell, seed)) for seed in self._seeds(cell))
+        found = (self._result(cell, seed) for seed in self._seeds(cell))
         return [result for result in found if result is not None]
+
+    def _result(self, cell: Cell, seed: int) -> Result | None:
+        """None too where the run is damaged, which then counts as failed."""
+        path = self.path(cell, seed)
+        if path not in self._finished:
+            try:
+                found = result_of(path)
+            except CheckpointError as error:
+                self.failures[cell.name, seed] = str(error)
+                return None
+            if found is None:
+                return None
+            self._finished[path] = found
+        return self._finished[path]
 
     def row(self, cell: Cell, columns: Sequence[str]) -> ScoreRow:
         """The cell's line of a table. columns: tasks, and `mean` for their mean."""
@@ -272,16 +324,18 @@ class Sweep:
         origins = {entry["origin"] for f in facts for entry in f["data"].values()}
         versions = {f"mtk {f.get('mtk')}, torch {f['versions'].get('torch')}" for f in facts}
         hardware = {f"{f['hardware']['device']}, {f['hardware']['precision']}" for f in facts}
-        epochs = {str(config.train.epochs) for config in configs}
+        epochs = sorted({config.train.epochs for config in configs})
         lines = [
             f"Dev scores of the best epoch, which is chosen on the same rows: {', '.join(sorted(metrics))}.",
-            f"Encoder {_all(c.encoder.name for c in configs)}; at most {', '.join(sorted(epochs))} epochs; "
-            f"seeds {_all(str(result.seed) for result in results)}.",
+            f"Encoder {_all(c.encoder.name for c in configs)}; at most {', '.join(map(str, epochs))} "
+            f"{'epoch' if epochs == [1] else 'epochs'}; seeds {_all(str(result.seed) for result in results)}.",
             f"{_all(versions)}; {_all(hardware)}; {duration(sum(r.seconds for r in results))} in all.",
         ]
         limits = {c.data.max_train_rows for c in configs} - {None} | {c.train.max_steps for c in configs} - {None}
         if limits:
             lines.append("A reduced run: --max-train-rows or --max-steps was given.")
+        if len({frozenset(c.tasks) for c in configs}) > 1:
+            lines.append("A row's mean is that of its own tasks: between rows with other tasks it does not compare.")
         if any(entry["sample"] for f in facts for entry in f["data"].values()):
             lines.append("THE BUILT-IN SAMPLE: these scores compare with nothing.")
         else:
@@ -290,6 +344,8 @@ class Sweep:
 
     def report(self, make: Callable[[Sweep], ScoreTable] | None, title: str, console: Console) -> None:
         """Prints the table of what is finished, and writes it with every installed report."""
+        with self._locked():
+            self._join()  # another process may have added to it
         table = make(self) if make else self.table(title)
         show_score_table(table, console)
         results = [r for cell in self.all_cells for r in self.results(cell)]
@@ -297,9 +353,24 @@ class Sweep:
             show_sample_warning(console)
         for name in plugins.registered("report"):
             try:
-                say(console, f"{name}: {plugins.build('report', name)(table, self.folder)}")
-            except PluginError as error:
+                with self._locked():
+                    written = plugins.build("report", name)(table, self.folder)
+                say(console, f"{name}: {written}")
+            except MTKError as error:
                 say(console, f"{name}: not written: {error}")
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether a sweep may begin there; the first files of one that was killed are no hindrance."""
+    return folder.is_dir() and all(file.name.startswith(".sweep.") for file in folder.iterdir())
+
+
+def _is_sweep(tree: Any) -> bool:
+    """Whether sweep.json holds what this version writes."""
+    if not isinstance(tree, dict) or tree.get("format") != FORMAT or not isinstance(tree.get("cells"), dict):
+        return False
+    keys = {"config", "seeds", "published"}
+    return all(isinstance(cell, dict) and keys <= cell.keys() for cell in tree["cells"].values())
 
 
 def result_of(path: Path) -> Result | None:
@@ -307,22 +378,31 @@ def result_of(path: Path) -> Result | None:
     if not (path / "run.json").exists():
         return None
     folder = RunFolder(path)
-    facts = folder.facts
-    if facts.get("status") != "finished":
-        return None
-    scores = facts["scores"]
-    own = {name: scores["tasks"][name][metric] for name, metric in scores["primary"].items()}
-    return Result(
-        facts["seed"], own, scores["aggregate"], facts["best_epoch"], facts["seconds"], _curve(folder, facts), facts
-    )
+    try:
+        facts = folder.facts
+        if facts.get("status") != "finished":
+            return None
+        scores, lines = facts["scores"], [line for line in folder.metrics() if line["event"] == "epoch"]
+        own = {name: scores["tasks"][name][metric] for name, metric in scores["primary"].items()}
+        seconds = facts.get("seconds")  # missing where a run was killed just before it could say so
+        return Result(
+            facts["seed"],
+            own,
+            scores["aggregate"],
+            facts["best_epoch"],
+            sum(line["seconds"] for line in lines) if seconds is None else seconds,
+            _curve(lines, facts),
+            facts,
+        )
+    except (CheckpointError, KeyError, TypeError, AttributeError) as error:
+        why = error if isinstance(error, CheckpointError) else f"{path / 'run.json'}: damaged, lacks {error}"
+        raise CheckpointError(f"{why}; delete {path} to make the run again") from error
 
 
-def _curve(folder: RunFolder, facts: Mapping[str, Any]) -> Curve:
+def _curve(epochs: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Curve:
     dev: dict[str, list[float]] = {}
     train: dict[str, list[float]] = {}
-    for line in folder.metrics():
-        if line["event"] != "epoch":
-            continue
+    for line in epochs:
         for kind, found in ((dev, line["scores"]), (train, line.get("train_scores"))):
             if found:
                 for name, metric in found["primary"].items():
@@ -347,8 +427,7 @@ def probe(config: RunConfig) -> float:
             rows, last = rows + event.rows, now
             if len(steps) >= _PROBE_STEPS or now - start > _PROBE_SECONDS:
                 break
-    settled = steps[2:] or steps
-    step = statistics.fmean(settled)
+    step = statistics.fmean(steps[2:] or steps or [0.0])
     per_row = sum(steps) / max(1, rows)
     parts = training.parts
     scored = sum(map(len, parts.dev.values())) + sum(
@@ -405,7 +484,8 @@ def _difference(found: Difference | None) -> str:
     return f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]{' *' if found.exceeds_noise else ''}"
 
 
-def _without_seed(config: RunConfig) -> dict[str, Any]:
+def without_seed(config: RunConfig) -> dict[str, Any]:
+    """What makes a cell: its configuration's tree, whatever the seed."""
     tree = config.to_dict()
     del tree["train"]["seed"]
     return tree

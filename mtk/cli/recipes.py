@@ -8,6 +8,7 @@ import typer
 
 from mtk import plugins
 from mtk.cli.printing import print_table
+from mtk.plugins import parse_spec
 
 if TYPE_CHECKING:
     from mtk.recipes import Recipe
@@ -38,11 +39,13 @@ def recipes(
         print_table(("recipe", "summary", "from"), [(r.name, r.summary, r.distribution) for r in found])
         typer.echo("\nmtk recipes NAME shows one; mtk train --recipe NAME trains it")
         return
-    from mtk.config import make_config
     from mtk.recipes import load_recipe
+    from mtk.settings import configure
 
     recipe = load_recipe(name)
-    text = make_config(recipe.tree(encoder or recipe.encoder), name).to_toml()
+    if encoder is not None:
+        plugins.find("encoder", parse_spec(encoder)[0])
+    text = configure(recipe=name, encoder=encoder).to_toml()
     if not as_toml:
         _show(recipe, encoder)
     typer.echo(text, nl=False)
@@ -51,17 +54,20 @@ def recipes(
 def _show(recipe: Recipe, encoder: str | None) -> None:
     from mtk.config import differences
     from mtk.recipes import resolved
+    from mtk.settings import tree_of
 
-    chosen = encoder or recipe.encoder
     typer.echo(f"{recipe.name}: {recipe.title}")
     if recipe.published:
         figures = ", ".join(f"{name} {value:g}" for name, value in recipe.published.items())
         typer.echo(f"published: {figures} ({recipe.source})")
     if recipe.overlays:
-        typer.echo(f"settings of their own for --encoder: {', '.join(recipe.overlays)}; shown: {chosen}")
+        typer.echo(
+            f"settings of their own for --encoder: {', '.join(recipe.overlays)}; shown: {encoder or recipe.encoder}"
+        )
     if recipe.base is not None:
         typer.echo(f"\nagainst {recipe.base.name} it changes:")
-        for key, before, after in differences(resolved(recipe.base.tree(chosen)), resolved(recipe.tree(chosen))):
+        below, own = (resolved(tree_of(recipe=one.name, encoder=encoder)) for one in (recipe.base, recipe))
+        for key, before, after in differences(below, own):
             typer.echo(f"  {key}: {_text(before)} -> {_text(after)}")
     if recipe.readings:
         typer.echo("\nhow it was read:")

@@ -9,26 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mtk_paper.options import (
-    Data,
-    Device,
-    DryRun,
-    Encoder,
-    Epochs,
-    MaxSteps,
-    MaxTrainRows,
-    Out,
-    Precision,
-    Sample,
-    Seed,
-    Seeds,
-    Set,
-    Shard,
-    Threads,
-    place,
-    seeds_of,
-    this_command,
-)
+from mtk_paper import options
 
 if TYPE_CHECKING:
     from mtk import Difference, ScoreTable, Sweep
@@ -37,27 +18,27 @@ FULL = "full"
 
 
 def ablate(
-    out: Out,
+    out: options.Out,
     recipe: Annotated[str | None, typer.Option(help="The recipe to take apart; mtk recipes lists them.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file to take apart, such as a run's config.toml.")] = None,
     without: Annotated[
         list[str] | None,
         typer.Option(metavar="SECTION.KEY=VALUE", help="A further row: with this setting instead. Repeatable."),
     ] = None,
-    seeds: Seeds = 3,
-    seed: Seed = 11711,
-    encoder: Encoder = None,
-    data: Data = None,
-    sample: Sample = False,
-    epochs: Epochs = None,
-    max_steps: MaxSteps = None,
-    max_train_rows: MaxTrainRows = None,
-    device: Device = None,
-    precision: Precision = None,
-    threads: Threads = None,
-    set_: Set = None,
-    shard: Shard = None,
-    dry_run: DryRun = False,
+    seeds: options.Seeds = 3,
+    seed: options.Seed = 11711,
+    encoder: options.Encoder = None,
+    data: options.Data = None,
+    sample: options.Sample = False,
+    epochs: options.Epochs = None,
+    max_steps: options.MaxSteps = None,
+    max_train_rows: options.MaxTrainRows = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
+    threads: options.Threads = None,
+    set_: options.Set = None,
+    shard: options.Shard = None,
+    dry_run: options.DryRun = False,
 ) -> int:
     """Train a configuration whole and without each of its extensions, and say which differences exceed the noise.
 
@@ -71,20 +52,23 @@ def ablate(
     if (recipe is None) == (config is None):
         raise ConfigError("mtk ablate takes one configuration apart: give --recipe NAME or --config FILE")
     flat = dict(
-        **place(data, sample), encoder=encoder, epochs=epochs, max_steps=max_steps, max_train_rows=max_train_rows,
-        device=device, precision=precision, threads=threads,
+        **options.place(data, sample), encoder=encoder, epochs=epochs, max_steps=max_steps,
+        max_train_rows=max_train_rows, device=device, precision=precision, threads=threads,
     )  # fmt: skip
     full = configure(recipe=recipe, config=config, settings=set_ or [], **flat)
-    trees = {name: {**full.to_dict(), **change} for name, change in extensions(full.to_dict())}
+    tree = options.whole_tree(full)
+    changed = [(name, configure(config={**tree, **change})) for name, change in extensions(tree)]
     for setting in without or []:
-        trees[f"with {setting}"] = configure(config=full.to_dict(), settings=[setting]).to_dict()
-    if not trees:
+        changed.append((f"with {setting}", configure(config=tree, settings=[setting])))
+        if changed[-1][1].to_dict() == tree:
+            raise ConfigError(f"--without {setting}: the configuration has that already, so nothing would be compared")
+    if not changed:
         raise ConfigError(
             "the configuration has no extension to leave out; name a setting: --without SECTION.KEY=VALUE"
         )
-    cells = [Cell(FULL, full), *(Cell(name, configure(config=tree)) for name, tree in trees.items())]
+    cells = [Cell(FULL, configure(config=tree)), *(Cell(name, other) for name, other in changed)]
     title = f"Ablation of {recipe or config}"
-    sweep = Sweep(out, cells, seeds_of(seeds, seed))
+    sweep = Sweep(out, cells, options.seeds_of(seeds, seed))
 
     def table(sweep: Sweep) -> ScoreTable:
         made = sweep.table(title)
@@ -96,7 +80,7 @@ def ablate(
             rows.append(replace(row, against=FULL, differences={c: d for c, d in found.items() if d is not None}))
         return ScoreTable(made.title, made.columns, rows, [*made.caption, *verdicts(rows)])
 
-    return sweep.conduct(title=title, command=this_command(), shard=shard, dry_run=dry_run, table=table)
+    return sweep.conduct(title=title, command=options.this_command(), shard=shard, dry_run=dry_run, table=table)
 
 
 def extensions(tree: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -109,7 +93,8 @@ def extensions(tree: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "without early stopping", {"train": {**tree["train"], "patience": 0}}
     for number, choice in enumerate(tree["augment"]):
         left = [other for place, other in enumerate(tree["augment"]) if place != number]
-        yield f"without {choice['name']}", {"augment": left}
+        again = sum(other["name"] == choice["name"] for other in tree["augment"][:number])
+        yield f"without {choice['name']}{f' ({again + 1})' if again else ''}", {"augment": left}
     mixer = tree["mixer"]
     caps = mixer.get("per_task")
     if isinstance(caps, Mapping) and caps and str(mixer.get("rows")) == "none":
@@ -141,19 +126,18 @@ _SETTINGS = (
 
 def _of_heads(tree: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """R-Drop, and pairs that are read as one sequence."""
-    from mtk import TaskContext, build
-
     tasks = tree["tasks"]
     heads = {name: task.get("head") for name, task in tasks.items()}
-    if any(head and float(head.get("rdrop", 0)) for head in heads.values()):
+    if any(str((head or {}).get("rdrop", 0)) not in ("0", "0.0") for head in heads.values()):
         plain = {n: {k: v for k, v in head.items() if k != "rdrop"} for n, head in heads.items() if head}
         yield "without R-Drop", {"tasks": {n: {**t, "head": plain[n]} if n in plain else t for n, t in tasks.items()}}
     joint = {}
     for name, task in tasks.items():
-        built = build("task", task["kind"], TaskContext(name))
+        built = options.built_task(tree, name)
         head = heads[name] or {"name": built.default_head}
         if built.paired and head["name"] in ("linear", "mlp"):
-            joint[name] = {**task, "head": {"name": "concat"}}
+            kept = {key: value for key, value in head.items() if key in ("dropout", "rdrop")}
+            joint[name] = {**task, "head": {"name": "concat", **kept}}
     if joint:
         yield "without joint pairs", {"tasks": {**tasks, **joint}}
 

@@ -9,27 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mtk_paper import options
 from mtk_paper.ablate import by_seed, compared
-from mtk_paper.options import (
-    Data,
-    Device,
-    DryRun,
-    Encoder,
-    Epochs,
-    MaxSteps,
-    MaxTrainRows,
-    Out,
-    Precision,
-    Sample,
-    Seed,
-    Seeds,
-    Set,
-    Shard,
-    Threads,
-    place,
-    seeds_of,
-    this_command,
-)
 
 if TYPE_CHECKING:
     from mtk import Cell, ScoreRow, ScoreTable, Sweep
@@ -38,25 +19,25 @@ TOGETHER, ALONE = "together", "alone"
 
 
 def compare_single(
-    out: Out,
+    out: options.Out,
     task: Annotated[list[str] | None, typer.Option(help="A task, as in mtk train. Repeatable.")] = None,
     recipe: Annotated[str | None, typer.Option(help="A recipe to start from; mtk recipes lists them.")] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file to start from, such as a run's config.toml.")] = None,
     combiner: Annotated[str | None, typer.Option(help="How the tasks' gradients become one, together.")] = None,
-    seeds: Seeds = 3,
-    seed: Seed = 11711,
-    encoder: Encoder = None,
-    data: Data = None,
-    sample: Sample = False,
-    epochs: Epochs = None,
-    max_steps: MaxSteps = None,
-    max_train_rows: MaxTrainRows = None,
-    device: Device = None,
-    precision: Precision = None,
-    threads: Threads = None,
-    set_: Set = None,
-    shard: Shard = None,
-    dry_run: DryRun = False,
+    seeds: options.Seeds = 3,
+    seed: options.Seed = 11711,
+    encoder: options.Encoder = None,
+    data: options.Data = None,
+    sample: options.Sample = False,
+    epochs: options.Epochs = None,
+    max_steps: options.MaxSteps = None,
+    max_train_rows: options.MaxTrainRows = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
+    threads: options.Threads = None,
+    set_: options.Set = None,
+    shard: options.Shard = None,
+    dry_run: options.DryRun = False,
 ) -> int:
     """Train each task alone and all together, and print the difference of each task with its interval.
 
@@ -67,24 +48,29 @@ def compare_single(
     from mtk import Cell, ConfigError, Sweep, configure
 
     flat = dict(
-        **place(data, sample), combiner=combiner, encoder=encoder, epochs=epochs, max_steps=max_steps,
+        **options.place(data, sample), combiner=combiner, encoder=encoder, epochs=epochs, max_steps=max_steps,
         max_train_rows=max_train_rows, device=device, precision=precision, threads=threads,
     )  # fmt: skip
     full = configure(recipe=recipe, config=config, tasks=task or [], settings=set_ or [], **flat)
-    tree = full.to_dict()
+    tree = options.whole_tree(full)
     if tree["mixer"]["name"] not in ("all", "capped"):
         raise ConfigError(
             f"compare-single needs a mixer that gives a task the same rows alone as together: all or capped, found "
             f"{tree['mixer']['name']}; --set mixer.name=capped"
         )
-    trained = [name for name, choice in tree["tasks"].items() if choice.get("trained", True)]
+    trained = [
+        name for name, choice in tree["tasks"].items() if choice.get("trained", options.built_task(tree, name).trained)
+    ]
     if len(trained) < 2:
         raise ConfigError(f"compare-single needs at least two trained tasks, found {', '.join(trained) or 'none'}")
-    cells = [Cell(TOGETHER, full), *(Cell(f"{ALONE}: {n}", configure(config=alone(tree, n))) for n in trained)]
-    sweep = Sweep(out, cells, seeds_of(seeds, seed))
+    cells = [
+        Cell(TOGETHER, configure(config=tree)),
+        *(Cell(f"{ALONE}: {n}", configure(config=alone(tree, n))) for n in trained),
+    ]
+    sweep = Sweep(out, cells, options.seeds_of(seeds, seed))
     return sweep.conduct(
         title="Each task alone, and all together",
-        command=this_command(),
+        command=options.this_command(),
         shard=shard,
         dry_run=dry_run,
         table=lambda sweep: comparison(sweep, trained),
@@ -92,8 +78,14 @@ def compare_single(
 
 
 def alone(tree: Mapping[str, Any], task: str) -> dict[str, Any]:
-    """The configuration with one of its tasks, and what only concerns the others taken out."""
-    own = {**tree, "tasks": {task: tree["tasks"][task]}, "mixer": dict(tree["mixer"]), "train": dict(tree["train"])}
+    """The configuration with one of its tasks, and what concerns the others, or several, taken out."""
+    own = {
+        **tree,
+        "combiner": {"name": "sum"},
+        "tasks": {task: tree["tasks"][task]},
+        "mixer": dict(tree["mixer"]),
+        "train": dict(tree["train"]),
+    }
     caps = own["mixer"].get("per_task")
     if isinstance(caps, Mapping):
         own["mixer"]["per_task"] = {name: cap for name, cap in caps.items() if name == task}
@@ -101,7 +93,8 @@ def alone(tree: Mapping[str, Any], task: str) -> dict[str, Any]:
     own["augment"] = [
         choice
         for choice in tree["augment"]
-        if choice.get("task", "none") in (task, "none") and (choice["name"] != "sick" or kind == "sts")
+        if (aim := choice.get("task", "none")) == task
+        or (aim == "none" and (choice["name"] != "sick" or kind == "sts"))
     ]
     if tree["train"]["select_on"].partition(".")[0] != task:
         own["train"]["select_on"] = "aggregate"

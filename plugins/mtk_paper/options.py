@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from mtk import Task
 
 Out = Annotated[Path, typer.Option(help="The folder of all the runs; new, empty, or an earlier one's, which goes on.")]
 Seeds = Annotated[int, typer.Option(min=1, help="Seeds of each configuration.")]
@@ -40,3 +44,26 @@ def place(data: Path | None, sample: bool) -> dict[str, str | None]:
 
 def seeds_of(number: int, first: int) -> list[int]:
     return [first + i for i in range(number)]
+
+
+def whole_tree(config: Any) -> dict[str, Any]:
+    """A configuration's tree, from which others are made: the encoder of a warm start is that run's, by name."""
+    from mtk import RunFolder
+
+    tree: dict[str, Any] = config.to_dict()
+    if config.init is not None and "encoder" not in config.model_fields_set:
+        own = RunFolder.open(Path(config.init)).config.to_dict()["encoder"]
+        rate = config.model.encoder_dropout
+        tree["encoder"] = {key: value for key, value in own.items() if key != "dropout" or rate is None}
+    return tree
+
+
+def built_task(tree: Mapping[str, Any], name: str) -> Task:
+    """One task of a configuration's tree, for what its plugin says of it."""
+    from mtk import TaskContext, build
+
+    folder, choice = tree["data"].get("folder"), tree["tasks"][name]
+    context = TaskContext(name, None if folder is None else Path(folder), tree["data"]["sample"])
+    own = {k: v for k, v in choice.items() if k not in ("kind", "head", "weight", "batch_size", "trained")}
+    task: Task = build("task", choice["kind"], context, **own)
+    return task
