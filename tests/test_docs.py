@@ -37,6 +37,10 @@ DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
 SMALL = {"encoder": "tiny", "max_train_rows": 16, "epochs": 1, "threads": 1, "precision": "fp32", "device": "cpu"}
 SMALL_OPTIONS = [text for name, value in SMALL.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+SMALL_SWEEP = [
+    *("--epochs", "1", "--threads", "1", "--precision", "fp32", "--device", "cpu", "--seeds", "1"),
+    *("--set", "encoder=tiny", "--set", "data.max_train_rows=16"),
+]
 SET_UP = (
     "make ",
     "python3 -m venv ",
@@ -68,6 +72,10 @@ def lines_of(block: str) -> Iterator[str]:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with `data/`, no other data, and `mtk.train` with small settings."""
     shutil.copytree(mtk_text.sources.SAMPLE, tmp_path / "data")
+    for number, name in enumerate(("SICK_train.txt", "SICK_trial.txt")):
+        row = f"{number}\tA cat sleeps on mat {number}\tA cat is asleep on mat {number}\t4.5\tENTAILMENT"
+        header = "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment"
+        (tmp_path / "data" / name).write_text(f"{header}\n{row}\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MTK_DATA", raising=False)
     monkeypatch.setenv("MTK_CACHE", str(tmp_path / "data-cache"))
@@ -91,6 +99,10 @@ def command(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments, wanted = words[1:], 0
     if arguments[0] == "train" and "--resume" not in arguments:
         arguments += SMALL_OPTIONS
+    elif arguments[0] in ("reproduce", "ablate", "compare-single"):
+        arguments += [*SMALL_OPTIONS, "--seeds", "1"]
+    elif arguments[0] == "sweep":
+        arguments += SMALL_SWEEP
     elif arguments[:2] == ["data", "fetch"]:
         arguments.append("--help")  # no network: the options are read, and nothing is fetched
     elif arguments[:2] == ["data", "check"]:
@@ -112,7 +124,7 @@ def interrupted(show: Callable[..., None]) -> Callable[..., None]:
     return show_and_interrupt
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/tutorials/first-run.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorials/first-run.md", "docs/tutorials/reproduce-a-paper.md"])
 def test_page_runs(page: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, Any] = {"__name__": "page"}
     text = (ROOT / page).read_text(encoding="utf-8")

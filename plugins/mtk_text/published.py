@@ -91,7 +91,7 @@ PUBLISHED: Mapping[str, Published] = {
         "Several sources, each under its own terms: see LICENSE.txt in the benchmark's own download.",
     ),
     "sick": Published(
-        "SICK, for the augmentation of the same name",
+        "SICK, Sentences Involving Compositional Knowledge",
         {
             "train": PublishedFile("SICK_train.txt", "3df595634e3350f7a081571b2246ff51dbaca5fd", 506_243),
             "trial": PublishedFile("SICK_trial.txt", "60daa162f8f323d6f2cd287ffde0124305299e79", 57_225),
