@@ -2,7 +2,7 @@
 
 title = "Combiners"
 seeds = 3                                  # or [11711, 11712]
-recipes = ["paper/surgery", "paper/final"] # optional; without it the cells start from [base] alone
+recipes = ["paper/surgery-sick", "paper/final"]  # optional; without it the cells start from [base] alone
 
 [base]                                     # laid on every cell, in the keys of config.toml
 encoder = "minilm"
@@ -20,7 +20,7 @@ augment = []
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ def read_matrix(file: Path, **flat: Any) -> tuple[str, list[Cell], list[int] | i
     axes: dict[str, Sequence[Any]] = tree.get("settings", {})
     _check_axes(axes, flat, file)
     labels = _labels(list(axes))
+    made: dict[str, list[Cell]] = {}  # by variant
     cells = []
     for recipe in tree.get("recipes") or [None]:
         for variant, laid in (tree.get("variants") or {"": {}}).items():
@@ -62,7 +63,8 @@ def read_matrix(file: Path, **flat: Any) -> tuple[str, list[Cell], list[int] | i
                     raise ConfigError(f"{file}: cell '{name}': {error}") from error
                 published = {} if recipe is None or variant or chosen else load_recipe(recipe).published
                 cells.append(Cell(name, config, published))
-    _check_cells(cells, file)
+                made.setdefault(variant, []).append(cells[-1])
+    _check_variants(made, file)
     return tree.get("title", file.stem), cells, _seeds(tree.get("seeds", 1), file)
 
 
@@ -103,12 +105,12 @@ def _labels(keys: Sequence[str]) -> dict[str, str]:
     return {key: word if list(last.values()).count(word) == 1 else key for key, word in last.items()}
 
 
-def _check_cells(cells: Sequence[Cell], file: Path) -> None:
-    """Refuses two names for one thing: the same runs would be made twice."""
-    for place, cell in enumerate(cells):
-        for other in cells[:place]:
-            if other.name != cell.name and without_seed(other.config) == without_seed(cell.config):
-                raise ConfigError(f"{file}: cells '{other.name}' and '{cell.name}' have the same configuration")
+def _check_variants(made: Mapping[str, Sequence[Cell]], file: Path) -> None:
+    """Refuses two variants that never differ, such as one whose keys [settings] have too."""
+    trees = {name: [without_seed(cell.config) for cell in cells] for name, cells in made.items()}
+    for one, other in combinations(trees, 2):
+        if trees[one] == trees[other]:
+            raise ConfigError(f"{file}: variants '{one}' and '{other}' have the same configurations")
 
 
 def _refuse_seed(tree: Mapping[str, Any]) -> None:
