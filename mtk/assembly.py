@@ -33,8 +33,7 @@ class Parts:
     plan: EpochPlan
 
     def weight(self, task: str) -> float:
-        chosen = self.config.tasks[task].weight
-        return self.tasks[task].weight if chosen is None else chosen
+        return loss_weight(self.config, self.tasks[task])
 
 
 def assemble(config: RunConfig, hardware: Hardware, encoder: Encoder | None = None) -> Parts:
@@ -113,6 +112,12 @@ def _found_data(config: RunConfig, tasks: Mapping[str, Task]) -> dict[str, Any]:
 def is_trained(config: RunConfig, task: Task) -> bool:
     chosen = config.tasks[task.name].trained
     return task.trained if chosen is None else chosen
+
+
+def loss_weight(config: RunConfig, task: Task) -> float:
+    """What the task's loss counts beside the others'."""
+    chosen = config.tasks[task.name].weight
+    return task.weight if chosen is None else chosen
 
 
 def build_tasks(config: RunConfig) -> dict[str, Task]:

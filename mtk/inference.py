@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from mtk import plugins
-from mtk.assembly import build_heads, build_projection, head_inputs
+from mtk.assembly import build_heads, build_projection, head_inputs, is_trained, loss_weight
 from mtk.checkpoint import load_encoder, load_heads, read_description
 from mtk.config import RunConfig, TrainConfig
-from mtk.data import TaskRows, tokenise
+from mtk.data import MicroBatch, TaskRows, evaluation_batches, fuse, tokenise
 from mtk.device import Hardware, choose
 from mtk.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from mtk.evaluation import Scores, predict, predict_together, score
@@ -124,6 +124,23 @@ class TrainedModel:
         labelled = [row for row in examples if row.label is not None]
         rows = self._tokenise(task, labelled)
         return score(self._task(task), rows, predict(self.model, task, rows, self.hardware) if labelled else [])
+
+    @property
+    def trained(self) -> list[str]:
+        """The tasks that the run trained; the others were only evaluated."""
+        return [name for name, task in self.tasks.items() if is_trained(self.config, task)]
+
+    def weight(self, task: str) -> float:
+        """What the task's loss counted in training."""
+        return loss_weight(self.config, self._task(task))
+
+    def batches(self, task: str, examples: Sequence[Example], max_tokens: int = 1024) -> Iterator[MicroBatch]:
+        """The rows as training sees them, with all views and on the model's device, rows of like length together: for
+        whoever wants losses or gradients of a trained model. max_tokens: of a padded batch, about."""
+        rows, pad_id = self._tokenise(task, examples), self.model.encoder.tokenizer.pad_id
+        copies = len(rows.parts) * rows.views
+        for chosen in evaluation_batches(rows, max_tokens // copies):
+            yield fuse({task: rows}, {task: chosen}, pad_id).to(self.hardware.torch_device)
 
     @property
     def of_sample(self) -> bool:

@@ -88,7 +88,7 @@ def prune(run: Path, out: Path, budget: Budget, *, rows: int = 500, command: str
     encoder = _bert(run, trained)
     there = [encoder.config.heads(layer) for layer in range(encoder.config.num_hidden_layers)]
     count = _count(run, there, budget)
-    read = {name: trained.examples(name, "train").examples for name in _trained_tasks(trained)}
+    read = {name: trained.examples(name, "train").examples for name in trained.trained}
     drawn = {name: sample(name, some, rows, trained.config.train.seed) for name, some in read.items()}
     importance = importances(trained, drawn)
     columns = choose(importance, count, budget.per_layer)
@@ -138,11 +138,6 @@ def _count(run: Path, there: list[list[int]], budget: Budget) -> int:
     count = wanted_count(sum(sizes), budget.heads, SHARE if budget.share is None else budget.share)
     room(sizes, count, budget.per_layer)
     return count
-
-
-def _trained_tasks(trained: TrainedModel) -> list[str]:
-    chosen = {name: choice.trained for name, choice in trained.config.tasks.items()}
-    return [name for name, task in trained.tasks.items() if (task.trained if chosen[name] is None else chosen[name])]
 
 
 def _facts(old: Mapping[str, Any], **new: Any) -> dict[str, Any]:

@@ -15,17 +15,15 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mtk import ConfigError, Encoding, Example, Targets, Task, TokenBatch, TrainedModel
+from mtk import ConfigError, Example, TrainedModel
 from mtk_encoders.bert import QKV, BertEncoder, SelfAttention
 from mtk_encoders.packing import Packing
-
-MAX_TOKENS = 1024  # of a padded batch: about what a training step holds
 
 Call = tuple[Tensor, Packing]  # a layer's heads [N, H * d], and where their tokens lie
 
@@ -66,14 +64,12 @@ def importances(trained: TrainedModel, rows: Mapping[str, Sequence[Example]]) ->
 
     Each task's mean over its rows is weighted as its loss was in training. No dropout.
     """
-    model, config, encoder = trained.model.eval(), trained.config, trained.model.encoder
+    model, encoder = trained.model.eval(), trained.model.encoder
     assert isinstance(encoder, BertEncoder)
     total: list[Tensor] = []
     for name, examples in rows.items():
-        task = trained.tasks[name]
-        weight = config.tasks[name].weight
-        share = (task.weight if weight is None else weight) / len(examples)
-        for batch in _batches(trained, task, examples):
+        share = trained.weight(name) / len(examples)
+        for batch in trained.batches(name, examples):
             part = batch.slices[name]
             with recorded(encoder) as calls, trained.hardware.computing(), torch.enable_grad():
                 loss = model.head(name).loss(model(batch)[name], part.targets)
@@ -88,57 +84,6 @@ def sample(name: str, rows: Sequence[Example], count: int, seed: int) -> list[Ex
     """`count` labelled rows of a task, the same for the same seed; all of them where there are no more."""
     labelled = [row for row in rows if row.label is not None]
     return random.Random(f"{seed} prune {name}").sample(labelled, min(count, len(labelled)))
-
-
-# ---------------------------------------------------------------------------------------------- batches
-
-
-@dataclass(frozen=True)
-class _Slice:
-    start: int
-    stop: int
-    copies: int
-    targets: Targets
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """What MultitaskModel reads of a batch."""
-
-    tokens: TokenBatch
-    slices: dict[str, _Slice]
-
-
-def _batches(trained: TrainedModel, task: Task, examples: Sequence[Example]) -> Iterator[_Batch]:
-    """Batches of one task, of rows of like length, as its head reads them in training."""
-    encoder, head = trained.model.encoder, trained.model.head(task.name)
-    limit = min(trained.config.data.max_length, encoder.max_length)
-    if task.paired and head.reads == "bi":
-        texts: list[list[tuple[str, str | None]]] = [[(row.text, None) for row in examples]]
-        texts.append([(row.pair or "", None) for row in examples])
-    else:
-        texts = [[(row.text, row.pair) for row in examples]]
-    parts = [encoder.tokenizer.encode(part, limit) for part in texts]
-    labels = [head.target.align(row.label, e.words) for row, e in zip(examples, parts[0], strict=True)]
-    lengths = [max(len(part[i].ids) for part in parts) for i in range(len(examples))]
-    order = sorted(range(len(examples)), key=lambda i: -lengths[i])
-    copies = len(parts) * head.views
-    while order:
-        size = max(1, MAX_TOKENS // (copies * lengths[order[0]]))
-        chosen, order = order[:size], order[size:]
-        blocks = [part[i] for _ in range(head.views) for part in parts for i in chosen]
-        tokens = _padded(blocks, encoder.tokenizer.pad_id)
-        targets = head.target.collate([labels[i] for i in chosen], tokens.ids.size(1))
-        device = trained.hardware.torch_device
-        yield _Batch(tokens.to(device), {task.name: _Slice(0, copies * len(chosen), copies, targets.to(device))})
-
-
-def _padded(rows: Sequence[Encoding], pad_id: int) -> TokenBatch:
-    lengths = torch.tensor([len(row.ids) for row in rows])
-    width = int(lengths.max())
-    ids = torch.tensor([row.ids + [pad_id] * (width - len(row.ids)) for row in rows])
-    types = torch.tensor([row.types + [0] * (width - len(row.ids)) for row in rows])
-    return TokenBatch(ids, types, torch.arange(width) < lengths[:, None])
 
 
 # ---------------------------------------------------------------------------------------------- which, and without them

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
-
 @dataclass(frozen=True, slots=True)
 class Place:
     """A folder of a GitHub repository, at a commit."""
