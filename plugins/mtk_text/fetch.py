@@ -42,7 +42,8 @@ def fetch(
     """Fetches the tasks' files (all tasks where none is named), and goes on where the mirror lacks one.
 
     mirror: a URL or folder that has the files; default the place where each data set is published. watch: told a file's
-    name, its bytes so far and its bytes in all. Raises DataError where no further file would come: an unknown task, a mirror out of reach, a full disk.
+    name, its bytes so far and its bytes in all. Raises DataError where no further file would come: an unknown task, a
+    mirror out of reach, a full disk.
     """
     for task in _known(tasks):
         base = (mirror or PUBLISHED[task].place.url).rstrip("/")
