@@ -57,7 +57,7 @@ def read_matrix(file: Path, **flat: Any) -> tuple[str, list[Cell], list[int] | i
                 words = [recipe, variant, *(f"{labels[key]}={value}" for key, value in chosen.items())]
                 name = " ".join(str(word) for word in words if word) or file.stem
                 try:
-                    _refuse_seed(own)
+                    _refuse_seed(merge(own, parse_settings(flat.get("settings", []))))
                     config = configure(recipe=recipe, config=own, **flat)
                 except MTKError as error:
                     raise ConfigError(f"{file}: cell '{name}': {error}") from error

@@ -174,12 +174,12 @@ def test_an_overlay_that_is_no_table(tmp_path):
 
 def test_a_recipe_that_is_laid_on_itself(files):
     changed(files / "root.toml", 'source = "us"', 'base = "top.toml"')
-    with pytest.raises(ConfigError, match="is laid on itself: .*top.toml on .*root.toml on .*top.toml"):
+    with pytest.raises(ConfigError, match=r"is laid on itself: .*top\.toml on .*root\.toml on .*top\.toml"):
         load_recipe(str(files / "top.toml"))
 
 
 def test_bases_and_recipes_that_are_not_there(files):
-    with pytest.raises(ConfigError, match="nowhere.toml: cannot be read"):
+    with pytest.raises(ConfigError, match=r"nowhere\.toml: cannot be read"):
         load_recipe(changed(files / "top.toml", "root.toml", "nowhere.toml"))
     with pytest.raises(PluginError, match="unknown recipe 'paper/finale'; did you mean 'paper/final'"):
         load_recipe(changed(files / "top.toml", "nowhere.toml", "paper/finale"))
