@@ -63,6 +63,7 @@ def assemble(config: RunConfig, hardware: Hardware, encoder: Encoder | None = No
     check_dev(tasks, dev)
     check_select_on(config, tasks, dev)
     encoder = encoder or build_encoder(config)
+    freeze(config, encoder)
     projection = build_projection(config, encoder.hidden_size)
     heads = build_heads(config, tasks, head_inputs(config, encoder.hidden_size))
     examples = {name: _limited(config, tasks[name], rows) for name, rows in examples.items()}
@@ -79,7 +80,6 @@ def assemble(config: RunConfig, hardware: Hardware, encoder: Encoder | None = No
         config.train.seed,
     )
     model = MultitaskModel(encoder, heads, projection).to(hardware.torch_device)
-    freeze(config, encoder)
     config = complete(config, tasks)
     return Parts(config, hardware, tasks, model, train_rows, dev_rows, combiner, scheduler, plan)
 

@@ -121,14 +121,15 @@ def load_heads(folder: Path, model: MultitaskModel) -> None:
 
 def load_matching(folder: Path, model: MultitaskModel) -> list[str]:
     """Fills projection and heads where the checkpoint has them in the same shape (a warm start). Returns what starts
-    fresh: `projection`, `head TASK`."""
+    fresh: `projection`, `head TASK`. Without the projection that they learned behind, all heads do."""
     file = folder / "projection.safetensors"
-    projection = read_tensors(file) if model.projection is not None and file.exists() else {}
+    projection = read_tensors(file) if file.exists() else {}
     heads = read_tensors(folder / "heads.safetensors")
-    fresh = [] if model.projection is None or _fill(model.projection, projection) else ["projection"]
+    same = not projection if model.projection is None else _fill(model.projection, projection)
+    fresh = [] if same or model.projection is None else ["projection"]
     for name, head in model.heads.items():
         own = {k.removeprefix(f"{name}."): v for k, v in heads.items() if k.startswith(f"{name}.")}
-        if not _fill(head, own):
+        if not (same and _fill(head, own)):
             fresh.append(f"head {name}")
     return fresh
 

@@ -13,6 +13,8 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 
+from mtk.assembly import head_inputs
+from mtk.config import OptimConfig
 from mtk.evaluation import Scores
 from mtk.notices import REAL_DATA, SAMPLE, silence
 from mtk.run import RunFolder
@@ -101,7 +103,7 @@ class Display:
 
     def _step(self, event: StepDone) -> None:
         self._recent.append((time.monotonic(), event))
-        if not self._estimated and len(self._recent) >= 20:
+        if not self._estimated and len(self._recent) >= 20 and not self.session.training.resting:
             self._estimated = True
             left = duration(self._left(event))
             say(self.console, f"estimated: at most {left} for {event.total - event.done:,} steps, evaluation apart")
@@ -165,22 +167,23 @@ def show_plan(session: Session, console: Console) -> None:
     config, hardware = parts.config, parts.hardware
     say(
         console,
-        f"encoder {config.encoder.name}: {shared:,} shared parameters | combiner {config.combiner.name} | scheduler "
-        f"{config.scheduler.name} | mixer {config.mixer.name} | step {config.train.step}",
+        f"encoder {config.encoder.name}: {shared:,} shared parameters{frozen(session)}{projected(session)}"
+        f"{rests(session)} | combiner {config.combiner.name} | scheduler {config.scheduler.name} | mixer "
+        f"{config.mixer.name} | step {config.train.step}",
     )
     if parts.combiner.needs in ("gram", "gradients"):
         say(console, f"gradients by task: {passes(session)}")
     patience = config.train.patience
     stops = (
-        f"stops after {count(patience, 'epoch')} without a better {config.train.select_on}"
+        f"stops after {count(patience, 'epoch')} without a better {config.train.select_on}{gain(config.train.min_gain)}"
         if patience
         else f"does not stop early | keeps the best {config.train.select_on}"
     )
     say(
         console,
         f"{hardware.device}, {hardware.precision}, {count(hardware.threads, 'thread')} | at most "
-        f"{count(session.training.total, 'step')} in {count(config.train.epochs, 'epoch')} | lr {config.optim.lr:g} | "
-        f"seed {config.train.seed} | {stops}",
+        f"{count(session.training.total, 'step')} in {count(config.train.epochs, 'epoch')} | lr "
+        f"{rates(config.optim)} | seed {config.train.seed} | {stops}",
     )
     for name, task in parts.tasks.items():
         say(console, f"data of {name}: {task.source.origin}")
@@ -195,9 +198,47 @@ def show_plan(session: Session, console: Console) -> None:
         say(console, f"run folder: {session.folder.path}")
 
 
+def frozen(session: Session) -> str:
+    """How many of the shared parameters never train, where some do not."""
+    model, optimizer = session.parts.model, session.training.optimizer
+    learning = {p for group in optimizer.param_groups for p in group["params"]}
+    heads = set(model.heads.parameters())
+    number = sum(p.numel() for p in model.parameters() if p not in learning and p not in heads)
+    return f", {number:,} of them frozen" if number else ""
+
+
+def projected(session: Session) -> str:
+    """What the layer between encoder and heads makes, where there is one."""
+    model = session.parts.model
+    units = head_inputs(session.parts.config, model.encoder.hidden_size)
+    return "" if model.projection is None else f" | projection to {units:,} units"
+
+
+def rests(session: Session) -> str:
+    """The epochs in which the encoder rests, where it does."""
+    rest, epochs = session.parts.config.model.head_warmup, session.parts.config.train.epochs
+    if not rest:
+        return ""
+    return " | the encoder rests " + ("throughout" if rest >= epochs else f"for the first {count(rest, 'epoch')}")
+
+
+def rates(optim: OptimConfig) -> str:
+    """The peak learning rate, and those that differ from it."""
+    others = [] if optim.head_lr is None else [f"heads {optim.head_lr:g}"]
+    others += [] if optim.layer_decay == 1 else [f"times {optim.layer_decay:g} a layer down"]
+    return f"{optim.lr:g}" + (f" ({', '.join(others)})" if others else "")
+
+
+def gain(min_gain: float) -> str:
+    """What a better score must be better by, where that is more than nothing."""
+    return f" by more than {min_gain:g}" if min_gain else ""
+
+
 def passes(session: Session) -> str:
     """How many backward passes a step takes for gradients by task, and on whose account."""
     slow = session.training.slow_parameters
+    if not session.parts.model.shared_parameters():
+        return "none while the encoder rests" if session.training.resting else "none, for nothing shared is trained"
     if not slow:
         return "all in one backward pass"
     named = ", ".join(slow[:3]) + (f" and {len(slow) - 3} more" if len(slow) > 3 else "")
@@ -221,12 +262,17 @@ def show_sample_warning(console: Console) -> None:
 
 def epoch_line(event: EpochDone, epochs: int) -> str:
     losses = " ".join(f"{name} {value:.3f}" for name, value in event.losses.items())
-    scores = " ".join(f"{name} {event.scores.tasks[name][m]:.4f}" for name, m in event.scores.primary.items())
     best = " [best so far]" if event.is_best else ""
+    seen = event.train_scores
+    trained = "" if seen is None else f" | on training rows {_main(seen)}"
     return (
-        f"epoch {event.epoch + 1}/{epochs} done in {duration(event.seconds)} | train loss {losses} | dev {scores} | "
-        f"aggregate {event.scores.aggregate:.4f}{best}"
+        f"epoch {event.epoch + 1}/{epochs} done in {duration(event.seconds)} | train loss {losses}{trained} | dev "
+        f"{_main(event.scores)} | aggregate {event.scores.aggregate:.4f}{best}"
     )
+
+
+def _main(scores: Scores) -> str:
+    return " ".join(f"{name} {scores.tasks[name][metric]:.4f}" for name, metric in scores.primary.items())
 
 
 WHY = {"epochs": "all epochs done", "patience": "no gain: stopped early", "max_steps": "--max-steps reached"}

@@ -30,11 +30,11 @@ from mtk.training import EpochDone, Event, Finished, StepDone, Training
 class Session:
     """A run that is being trained. Iterate `run()`; call `stop()` to end after the current step, resumably."""
 
-    def __init__(self, parts: Parts, folder: RunFolder | None, fresh: list[str] | None = None) -> None:
+    def __init__(self, parts: Parts, fresh: list[str], folder: RunFolder | None = None) -> None:
         self.parts = parts
         self.folder = folder
         self.training = Training(parts)
-        self.fresh = fresh or []  # what a warm start could not fill
+        self.fresh = fresh  # what a warm start could not fill
         self._seconds = 0.0
 
     def stop(self) -> None:
@@ -108,8 +108,9 @@ def start(config: RunConfig, out: Path | None, command: str = "") -> Session:
     """A new run; without `out` a dry one, which builds everything and writes nothing. Raises MTKError children."""
     if out is not None:
         RunFolder.check_out(out)
-    parts, fresh = _assemble_new(config, choose(config.train))
-    return Session(parts, None if out is None else _new_folder(out, parts, command), fresh)
+    session = Session(*_assemble_new(config, choose(config.train)))
+    session.folder = None if out is None else _new_folder(out, session.parts, command)
+    return session
 
 
 def _assemble_new(config: RunConfig, hardware: Hardware) -> tuple[Parts, list[str]]:
@@ -166,7 +167,7 @@ def resume(path: Path, changes: dict[str, Any] | None = None) -> Session:
         parts, fresh = assemble(config, hardware.apply(), encoder=load_encoder(folder.last)), []
         load_heads(folder.last, parts.model)
     check_data(path, facts, data_facts(parts.tasks))
-    session = Session(parts, folder, fresh)
+    session = Session(parts, fresh, folder)
     try:
         if state is not None:
             session.training.load_state_dict(state)
@@ -207,8 +208,8 @@ def fork(checkpoint: Path, config: RunConfig, out: Path, command: str = "") -> S
         )
     RunFolder.check_out(out)
     parts = assemble(config, choose(config.train), encoder=load_encoder(checkpoint, _dropout(config)))
-    session = Session(parts, None, load_matching(checkpoint, parts.model))
-    session.training.fork_state(state)
+    session = Session(parts, load_matching(checkpoint, parts.model))
+    session.training.fork_state(state, session.fresh)
     session.folder = _new_folder(out, parts, command, forked_from=str(checkpoint))
     return session
 

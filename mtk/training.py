@@ -103,6 +103,7 @@ class Training:
         self.position = Position()
         self.optimizer = make_optimizer(parts)
         self._encoder = [p for p in parts.model.encoder.parameters() if p.requires_grad]
+        self.resting = False
         self._rest_or_train()
         self.generator = generator(self.config.train.seed, "combiner")
         self.stop_requested = False
@@ -144,14 +145,20 @@ class Training:
         return self._engine
 
     def _rest_or_train(self) -> None:
-        """The encoder rests in the epochs of `model.head_warmup`."""
-        for parameter in self._encoder:
-            parameter.requires_grad_(self.position.epoch >= self.config.model.head_warmup)
+        """The encoder rests in the epochs of `model.head_warmup`; what somebody else froze since is left alone."""
+        resting = self.position.epoch < self.config.model.head_warmup
+        if resting != self.resting:
+            self.resting = resting
+            for parameter in self._encoder:
+                parameter.requires_grad_(not resting)
 
     def run(self) -> Iterator[Event]:
         """The loop. Raises MTKError when a loss is no longer finite; the model is then as after the last step."""
         at = self.position
         while at.ended is None:
+            if self._asked_to_stop():
+                yield Finished("stopped")
+                return
             start = time.perf_counter()
             self._rest_or_train()
             engine = self.engine()
@@ -161,11 +168,14 @@ class Training:
                 with self.parts.hardware.computing():
                     done = self._step(engine, steps[at.step], len(steps))
                 yield done
-                if self.stop_requested:
+                if self._asked_to_stop():
                     yield Finished("stopped")
                     return
             yield self._end_epoch(start)
         yield Finished(at.ended)
+
+    def _asked_to_stop(self) -> bool:
+        return self.stop_requested  # by whoever consumes the events, between two of them
 
     def _step(self, engine: GradientEngine, step: Step, steps: int) -> StepDone:
         at, parts, optim = self.position, self.parts, self.config.optim
@@ -308,7 +318,7 @@ class Training:
         before, gain = at.gained, self.config.train.min_gain
         if before is None or selected > before + gain or before != before:
             at.gained, at.bad_epochs = selected, 0
-        else:
+        elif not self.resting:  # or a run could end before its encoder ever trained
             at.bad_epochs += 1
         some = self._some_training_rows()
         train_scores = evaluate(parts.model, parts.tasks, some, parts.hardware) if some else None
@@ -358,7 +368,8 @@ class Training:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave: the run goes on bit for bit."""
-        self.position = Position(**state["position"])
+        position = state["position"]
+        self.position = Position(**{"gained": position["best"], **position})  # a state from before `min_gain`
         self._rest_or_train()
         lost = set(state["moments"]) - self.load_moments(state["moments"])
         if lost:
@@ -369,18 +380,19 @@ class Training:
 
     def load_moments(self, moments: Mapping[str, Mapping[str, Tensor]]) -> set[str]:
         """Optimizer moments by parameter name, where the shapes agree. Returns the names that found their place."""
-        loaded = set()
+        loaded, learning = set(), {p for group in self.optimizer.param_groups for p in group["params"]}
         for name, p in self.parts.model.named_parameters():
             state = moments.get(name)
-            if p.requires_grad and state and all(t.dim() == 0 or t.shape == p.shape for t in state.values()):
+            if p in learning and state and all(t.dim() == 0 or t.shape == p.shape for t in state.values()):
                 self.optimizer.state[p] = {k: v.to(p.device).clone() for k, v in state.items()}
                 loaded.add(name)
         return loaded
 
-    def fork_state(self, state: Mapping[str, Any]) -> None:
+    def fork_state(self, state: Mapping[str, Any], fresh: Sequence[str] = ()) -> None:
         """Goes on from another run's epoch end under this run's settings: moments, epoch and schedule fraction are
         taken over; generators, combiner state and what early stopping remembers start fresh.
 
+        fresh: what `load_matching` left fresh, and so has no moments to take over.
         Raises ConfigError where this run has no step left after the checkpoint's epoch.
         """
         old, train = Position(**state["position"]), self.config.train
@@ -395,7 +407,8 @@ class Training:
             )
         self.position = Position(epoch=old.epoch, done=done)
         self._rest_or_train()
-        self.load_moments(state["moments"])
+        others = tuple(f"{part.replace('head ', 'heads.')}." for part in fresh)  # their parameters' names begin so
+        self.load_moments({name: moment for name, moment in state["moments"].items() if not name.startswith(others)})
 
 
 @contextmanager
@@ -425,6 +438,7 @@ def make_optimizer(parts: Parts) -> torch.optim.Optimizer:
 
     The learning rate of what follows the encoder's layers is `optim.lr` (heads: `head_lr`), that of the last layer
     `layer_decay` times as much, and so on down to the embeddings (Howard and Ruder, ACL 2018, arXiv 1801.06146).
+    Raises ConfigError where everything is frozen.
     """
     optim, model = parts.config.optim, parts.model
     depths, top = model.encoder.depths(), model.encoder.layer_count + 1
@@ -436,6 +450,11 @@ def make_optimizer(parts: Parts) -> torch.optim.Optimizer:
         lr = optim.lr * optim.layer_decay ** (top - depths[inner]) if part == "encoder" else optim.lr
         lr = optim.head_lr or optim.lr if part == "heads" else lr
         groups.setdefault((lr, optim.weight_decay if p.dim() > 1 else 0.0), []).append(p)
+    if not groups:
+        raise ConfigError(
+            "nothing is trained: the encoder is frozen, and neither heads nor a projection have parameters; freeze "
+            "less, give --projection hidden, or choose another --head"
+        )
     fused = parts.hardware.device in ("cpu", "cuda")
     return torch.optim.AdamW(
         [{"params": some, "lr": lr, "peak_lr": lr, "weight_decay": decay} for (lr, decay), some in groups.items()],
