@@ -85,7 +85,7 @@ def drive(run: Session, display: Display | None = None, watch: Callable[[Event],
                 print(INTERRUPTED, file=sys.stderr, flush=True)
 
     last: Event | None = None
-    with _signals(interrupt):
+    with signals(interrupt):
         try:
             if display is not None and not _written(display.start):
                 display = None
@@ -120,7 +120,7 @@ def _written(show: Callable[..., None], *event: Event) -> bool:
 
 
 @contextlib.contextmanager
-def _signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def signals(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """SIGINT and SIGTERM go to `handler`, where this is the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield

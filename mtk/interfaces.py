@@ -8,7 +8,7 @@ options as typed keyword-only arguments, which `mtk.plugins.build` validates.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
@@ -218,15 +218,16 @@ class Encoder(nn.Module, ABC):
     def depths(self) -> dict[str, int]:
         """How deep each parameter lies, by name: 0 the embeddings, i the i-th layer (from 1), one more what follows.
 
-        Told from the names, where the first number counts layers, and from their order. Override it where they say
-        something else.
+        Told from the names, where the first number counts layers, and from their order; what is called an embedding
+        is one, wherever it stands. Override it, and `layer_count` with it, where the names say something else.
         """
         layer = {name: _layer_number(name) for name, _ in self.named_parameters()}
         after = max((number for number in layer.values() if number is not None), default=0) + 1
         depths, seen = {}, False
         for name, number in layer.items():
             seen = seen or number is not None
-            depths[name] = number if number is not None else after if seen else 0
+            follows = seen and not any("embed" in word for word in name.split(".")[-2:])
+            depths[name] = number if number is not None else after if follows else 0
         return depths
 
     @property
@@ -363,22 +364,62 @@ class Augmentation(ABC):
     def __call__(self, task: Task, rows: Sequence[Example], generator: torch.Generator) -> Sequence[Example]: ...
 
 
-class Trial(Protocol):
-    """One run inside a search: its parameters (dotted configuration keys), and the checkpoint it starts from."""
+@dataclass(frozen=True, slots=True)
+class TrialRecord:
+    """One trial of a search so far: its parameters (dotted configuration keys) and its score after each epoch.
 
+    scores: higher is better; one that is not a number counts as -inf. state: `paused` can be trained further; `stopped`
+        was given up by the tuner; `finished` has all its epochs, or ended early; `failed` says why in `problem`.
+    """
+
+    number: int
     parameters: Mapping[str, Any]
-    checkpoint: Path | None
+    scores: tuple[float, ...] = ()
+    state: Literal["running", "paused", "stopped", "finished", "failed"] = "running"
+    problem: str = ""
 
-    def report(self, epoch: int, metrics: Mapping[str, float], checkpoint: Path) -> bool:
-        """Tells the tuner an epoch's metrics; False means stop now."""
-        ...
+    @property
+    def best(self) -> float:
+        """The best epoch's score; -inf before the first."""
+        return max(self.scores, default=float("-inf"))
+
+
+@dataclass(frozen=True, slots=True)
+class SearchState:
+    """All that a tuner decides from, so that a search that was cut off goes on from what happened alone.
+
+    epochs: of a whole trial. limit: how many trials may begin. seed: every draw is a function of it.
+    sample: the parameters of trial number N, drawn from the space. combinations: every combination of the space's
+        values, in order; raises ConfigError where a range has no end of them.
+    """
+
+    trials: Sequence[TrialRecord]
+    epochs: int
+    limit: int
+    seed: int
+    sample: Callable[[int], Mapping[str, Any]]
+    combinations: Callable[[], Sequence[Mapping[str, Any]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What to train next: a new trial with `parameters`, or `trial` further, until it has `epochs` behind it."""
+
+    epochs: int
+    parameters: Mapping[str, Any] | None = None
+    trial: int | None = None
 
 
 class Tuner(ABC):
-    """Searches across runs."""
+    """Decides what a search trains, and runs nothing itself: pure functions of what has happened.
+
+    (Ray calls ASHA and PBT schedulers; a Scheduler here is a learning-rate schedule.)
+    """
 
     @abstractmethod
-    def search(
-        self, run: Callable[[Trial], None], space: Mapping[str, Any], seed: int
-    ) -> Iterator[tuple[Mapping[str, Any], Mapping[str, float]]]:
-        """Runs trials drawn from `space`; yields the parameters and last metrics of each trial as it ends."""
+    def next(self, state: SearchState) -> Job | None:
+        """The next piece of work, asked when the one before it is over; None ends the search."""
+
+    def keep(self, state: SearchState, trial: TrialRecord) -> bool:
+        """Whether a trial that has just ended an epoch goes on; False stops it for good."""
+        return True

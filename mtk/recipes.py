@@ -9,6 +9,7 @@ source = "..."                           # whose figures these are
 
 [config]                                 # the configuration, in the keys of config.toml
 [encoders.minilm]                        # laid on it where that encoder is chosen
+[space]                                  # what mtk tune searches, unless told otherwise (see mtk.space)
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from mtk.config import make_config, merge, read_toml, spell_out
 from mtk.errors import ConfigError, did_you_mean
 from mtk.options import parse_spec
 
-_KEYS = ("title", "base", "changes", "readings", "published", "source", "config", "encoders")
+_KEYS = ("title", "base", "changes", "readings", "published", "source", "config", "encoders", "space")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,12 @@ class Recipe:
     source: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
     encoders: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    own_space: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def space(self) -> Mapping[str, Any]:
+        """The table of the space that a search of it draws from: its own, or that of a recipe below it."""
+        return self.own_space or (self.base.space if self.base else {})
 
     @property
     def encoder(self) -> str | None:
@@ -101,6 +108,7 @@ def _load(name: str, above: tuple[str, ...]) -> Recipe:
         source=tree.get("source", ""),
         config=tree.get("config", {}),
         encoders=tree.get("encoders", {}),
+        own_space=tree.get("space", {}),
     )
     for encoder in (None, *recipe.overlays):  # every form of it is a configuration
         make_config(recipe.tree(encoder), f"{file}{'' if encoder is None else f' for {encoder}'}")
@@ -111,7 +119,7 @@ def _check(tree: Mapping[str, Any], file: Path) -> None:
     """Raises ConfigError for a key that no recipe has, or one of another type."""
     if unknown := [key for key in tree if key not in _KEYS]:
         raise ConfigError(f"{file}: unknown key '{unknown[0]}'{did_you_mean(unknown[0], _KEYS)}")
-    texts, tables = ("title", "base", "source"), ("published", "config", "encoders")
+    texts, tables = ("title", "base", "source"), ("published", "config", "encoders", "space")
     for key, value in tree.items():
         if key in texts:
             wanted, good = "a text", isinstance(value, str)

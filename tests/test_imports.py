@@ -22,6 +22,7 @@ LAYERS = (
     ("targets", "hookspecs"),
     ("options", "registration", "building", "plugins"),
     ("config", "recipes", "settings"),
+    ("space",),
     ("data", "device", "model", "gramian", "capture", "gradients", "tables", "rows"),
     ("assembly", "evaluation", "checkpoint", "datacheck"),
     ("training",),
@@ -30,7 +31,8 @@ LAYERS = (
     ("display",),
     ("api",),
     ("sweep",),
-    ("matrix",),
+    ("matrix", "worker", "search"),
+    ("searchview",),
     ("testing",),  # for plugin authors: no other room imports it
     ("cli",),
     ("__main__",),

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from mtk import __version__, plugins
-from mtk.cli import data, evaluate, plugins as plugins_command, predict, recipes, runs, sweep, train
+from mtk.cli import data, evaluate, plugins as plugins_command, predict, recipes, runs, sweep, train, tune
 from mtk.errors import MTKError, PluginError
 from mtk.notices import is_broken_pipe, silence
 
@@ -47,6 +47,7 @@ def make_app() -> typer.Typer:
     app.command("runs")(runs.runs)
     app.command("recipes")(recipes.recipes)
     app.command("sweep")(sweep.sweep)
+    app.command("tune")(tune.tune)
     groups = {"data": data.app, "plugins": plugins_command.app}
     for name, group in groups.items():
         app.add_typer(group, name=name)

@@ -1,0 +1,171 @@
+"""A search as people see it: the plan, a live table or plain lines, the best, and the runs that confirm it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from mtk.api import signals
+from mtk.config import RunConfig
+from mtk.display import count, duration, make_console, say, show_table
+from mtk.interfaces import TrialRecord
+from mtk.search import Search, TrialEvent
+from mtk.sweep import Cell, Sweep
+
+_SHOWN = 20  # trials in the live table, the newest
+
+
+def conduct(search: Search) -> int:
+    """Runs the search, showing it, and then its final runs. Returns the exit code: 130 or 143 where it was stopped."""
+    console = make_console()
+    show_plan(search, console)
+    caught: list[int] = []
+
+    def interrupt(number: int, frame: Any) -> None:
+        if caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+        search.stop()
+        with contextlib.suppress(Exception):
+            print("interrupted: saving the running trial ... (once more ends at once)", file=sys.stderr, flush=True)
+
+    with signals(interrupt), _Display(search, console) as display:
+        for event in search.run():
+            display.show(event)
+    show_end(search, console)
+    if search.ended is None:
+        say(console, f"stopped and saved; go on where it was: mtk tune --resume {search.folder}")
+        return 128 + caught[0] if caught else 0
+    return confirm(search, console)
+
+
+def show_plan(search: Search, console: Console) -> None:
+    plan = search.plan
+    say(
+        console,
+        f"tuner {plan.tuner} | {count(plan.trials, 'trial')} of at most {count(plan.config.train.epochs, 'epoch')}",
+    )
+    for key, domain in plan.space.items():
+        say(console, f"  {key}: {domain.text()}")
+    limits = [
+        *([count(plan.max_epochs, "epoch") + " of all trials together"] if plan.max_epochs else []),
+        *([duration(plan.max_hours * 3600)] if plan.max_hours else []),
+    ]
+    if limits:
+        say(console, f"at most {' and '.join(limits)}")
+    if search.trials:
+        say(console, f"resuming after {count(sum(len(t.scores) for t in search.trials), 'epoch')}")
+    say(console, f"score: {plan.config.train.select_on} on dev | folder: {search.folder}")
+
+
+class _Display:
+    """A live table on a terminal, a line an event elsewhere."""
+
+    def __init__(self, search: Search, console: Console) -> None:
+        self._search, self._console = search, console
+        self._live: Live | None = None
+
+    def __enter__(self) -> _Display:
+        if self._console.is_terminal:
+            self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, event: TrialEvent) -> None:
+        if self._live is not None:
+            self._live.update(trials_table(self._search, self._search.trials[-_SHOWN:]))
+            return
+        trial, best = event.trial, self._search.best
+        text = f"[{duration(event.seconds)}] trial {trial.number}: "
+        if event.kind == "begun":
+            text += "goes on" if trial.scores else _parameters(trial)
+        elif event.kind == "epoch":
+            text += f"epoch {len(trial.scores)}, score {trial.scores[-1]:.4f}"
+            text += f" | best {best.best:.4f} (trial {best.number})" if best is not None else ""
+        else:
+            text += event.kind + (f": {trial.problem}" if trial.problem else "")
+        say(self._console, text)
+
+
+def trials_table(search: Search, trials: list[TrialRecord]) -> Table:
+    """A line a trial: state, epochs, scores and parameters."""
+    best = search.best
+    table = Table("trial", "state", "epochs", "last", "best", *search.plan.space)
+    for trial in trials:
+        last = f"{trial.scores[-1]:.4f}" if trial.scores else "-"
+        mark = " *" if best is not None and trial.number == best.number else ""
+        top = f"{trial.best:.4f}{mark}" if trial.scores else "-"
+        values = [_value(trial.parameters.get(key, "-")) for key in search.plan.space]
+        table.add_row(str(trial.number), trial.state, str(len(trial.scores)), last, top, *values)
+    return table
+
+
+def show_end(search: Search, console: Console) -> None:
+    """Every trial, why it ended, the best and what to do with it."""
+    stacked = [
+        f"trial {t.number}: {t.state}, {count(len(t.scores), 'epoch')}, best {t.best:.4f}: {_parameters(t)}"
+        for t in search.trials
+    ]
+    show_table(trials_table(search, search.trials), stacked, console)
+    states = [trial.state for trial in search.trials]
+    whole = sum(len(t.scores) >= search.plan.config.train.epochs or t.state == "finished" for t in search.trials)
+    given_up = states.count("stopped") + states.count("paused")
+    say(
+        console,
+        f"{len(states)} started, {whole} trained to the end, {given_up} stopped or left waiting early, "
+        f"{states.count('failed')} failed; {count(sum(len(t.scores) for t in search.trials), 'epoch')} in all",
+    )
+    for trial in search.trials:
+        if trial.state == "failed":
+            say(console, f"trial {trial.number} failed: {trial.problem}")
+    if search.ended:
+        say(console, f"ended: {search.ended}")
+    best = search.best
+    if best is None:
+        say(console, "no trial has ended an epoch: there is no best")
+        return
+    epoch = best.scores.index(best.best) + 1
+    say(console, f"best: trial {best.number}, epoch {epoch}, {search.plan.config.train.select_on} {best.best:.4f}")
+    for key, value in best.parameters.items():
+        say(console, f"  {key} = {_value(value)}")
+    say(
+        console, f"its settings: mtk train --config {search.folder / 'best.toml'} | its model: {search.folder / 'best'}"
+    )
+
+
+def confirm(search: Search, console: Console) -> int:
+    """The best settings and the untuned ones, trained with fresh seeds: the search's own score is an optimistic one."""
+    plan, best = search.plan, search.best
+    if not plan.final_seeds or best is None:
+        return 0
+    seed = plan.config.train.seed + 1  # not the seed that chose them
+    cells = [
+        Cell("untuned", _final(plan.config, plan.final_epochs)),
+        Cell("tuned", _final(search.config_of(best.parameters), plan.final_epochs)),
+    ]
+    sweep = Sweep(search.folder / "final", cells, [seed + i for i in range(plan.final_seeds)])
+    return sweep.conduct(title="Tuned against untuned", command=f"mtk tune --resume {search.folder}", console=console)
+
+
+def _final(config: RunConfig, epochs: int | None) -> RunConfig:
+    chosen = config.model_copy(deep=True)
+    if epochs is not None:
+        chosen.train.epochs = epochs
+    return chosen
+
+
+def _parameters(trial: TrialRecord) -> str:
+    return ", ".join(f"{key} {_value(value)}" for key, value in trial.parameters.items())
+
+
+def _value(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

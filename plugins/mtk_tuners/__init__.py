@@ -1,0 +1,17 @@
+"""Built-in tuners: which settings a search tries, and how long."""
+
+from __future__ import annotations
+
+from mtk import Register, hookimpl
+
+
+@hookimpl
+def register_tuners(register: Register) -> None:
+    register("random", "mtk_tuners.random:Random", "independent draws, each trained to the end")
+    register("grid", "mtk_tuners.grid:Grid", "every combination of the space's values")
+    register(
+        "asha",
+        "mtk_tuners.asha:ASHA",
+        "many trials for an epoch, the best of them for more: pauses and promotes",
+        paper="Li et al., MLSys 2020, arXiv 1810.05934",
+    )

@@ -1,0 +1,52 @@
+"""Successive halving, asynchronous, with trials that wait for their promotion."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from mtk import ConfigError, Job, SearchState, TrialRecord, Tuner
+
+
+def rungs(first: int, eta: int, epochs: int) -> list[int]:
+    """The epochs at which trials are compared: first * eta^k below `epochs`, then `epochs` itself."""
+    found = []
+    while first < epochs:
+        found.append(first)
+        first *= eta
+    return [*found, epochs]
+
+
+def promotable(trials: list[TrialRecord], rung: int, eta: int) -> TrialRecord | None:
+    """The best trial that waits at this rung among the top 1/eta of all that have reached it (their Algorithm 2)."""
+    reached = [trial for trial in trials if len(trial.scores) >= rung]
+    ranked = sorted(reached, key=lambda trial: (-max(trial.scores[:rung]), trial.number))
+    top = ranked[: len(ranked) // eta]
+    return next((trial for trial in top if len(trial.scores) == rung and trial.state == "paused"), None)
+
+
+class ASHA(Tuner):
+    """Trials train for `first` epochs and wait; whenever one is among the best 1/eta of those that got as far, it goes
+    on from its checkpoint to eta times as many, and so on to the end. Where none is, a new trial begins.
+
+    Unlike an implementation that only stops (Ray's), no trial is trained further before others have shown that it
+    deserves it. When no more trials may begin, the best that waits goes on as long as there is one to promote.
+
+    first: epochs of a new trial. eta: the halving rate, at least 2. Source: Li et al., A System for Massively Parallel
+    Hyperparameter Tuning, MLSys 2020, arXiv 1810.05934, Algorithm 2. Raises ConfigError for options out of range.
+    """
+
+    def __init__(self, *, first: int = 1, eta: int = 3) -> None:
+        if first < 1:
+            raise ConfigError(f"first: expected at least 1 epoch, found {first}")
+        if eta < 2:
+            raise ConfigError(f"eta: expected at least 2, found {eta}")
+        self.first, self.eta = first, eta
+
+    def next(self, state: SearchState) -> Job | None:
+        steps, trials = rungs(self.first, self.eta, state.epochs), list(state.trials)
+        for rung, further in reversed(list(pairwise(steps))):
+            if found := promotable(trials, rung, self.eta):
+                return Job(further, trial=found.number)
+        if len(trials) < state.limit:
+            return Job(steps[0], state.sample(len(trials)))
+        return None
