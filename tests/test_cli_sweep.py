@@ -14,8 +14,10 @@ import pytest
 
 import mtk.device
 import mtk.sweep
+from mtk import api
 from mtk.cli.app import run
 from mtk.notices import SAMPLE
+from mtk.training import EpochDone
 
 MATRIX = """
 title = "Two combiners"
@@ -137,8 +139,8 @@ def wait_for(pattern: str, process: subprocess.Popen) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_killed_and_typed_again(capsys, no_reports, number):
-    Path("matrix.toml").write_text(MATRIX.replace("epochs = 1,", "epochs = 60, patience = 0,"))
+def test_killed_and_typed_again(capsys, no_reports, monkeypatch, number):
+    Path("matrix.toml").write_text(MATRIX.replace("epochs = 1,", "epochs = 500, patience = 0,"))
     first = process()
     wait_for("runs/*/*/last", first)  # an epoch is saved
     first.send_signal(number)
@@ -148,12 +150,20 @@ def test_killed_and_typed_again(capsys, no_reports, number):
     assert statuses() == {"combiner=sum/seed-11711": "running" if number == signal.SIGKILL else "stopped"}
     if number == signal.SIGINT:
         assert "the sweep goes on where it stopped: mtk sweep matrix.toml --sample --out out" in printed
-    assert run(SWEEP) == 0
-    assert "resuming at epoch" in capsys.readouterr().out
-    assert len(statuses()) == 2 and set(statuses().values()) == {"finished"}
-    for file in Path("out/runs").glob("*/*/metrics.jsonl"):
-        epochs = [line["epoch"] for line in map(json.loads, file.read_text().splitlines()) if line["event"] == "epoch"]
-        assert epochs == list(range(1, 61))
+    seen = []
+
+    def stop_later(event):
+        if isinstance(event, EpochDone):
+            seen.append(event.epoch + 1)
+            if len(seen) == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(mtk.sweep, "drive", lambda one, display: api.drive(one, display, stop_later))
+    assert run(SWEEP) == 130
+    assert "resuming at epoch" in capsys.readouterr().out and seen[0] > 1
+    (file,) = Path("out/runs").glob("*/*/metrics.jsonl")
+    epochs = [line["epoch"] for line in map(json.loads, file.read_text().splitlines()) if line["event"] == "epoch"]
+    assert epochs == list(range(1, seen[2] + 1))  # none is missing, none is there twice
 
 
 def test_two_processes_in_one_folder_share_the_runs():
