@@ -164,6 +164,8 @@ def show_plan(session: Session, console: Console) -> None:
         if task.bad:
             say(console, f"note: task '{name}': {count(len(task.bad), 'bad row')} left out: {task.bad[0]}")
     show_table(table, stacked, console)
+    for line in changing_rows(session):
+        say(console, line)
     config, hardware = parts.config, parts.hardware
     say(
         console,
@@ -232,6 +234,20 @@ def rates(optim: OptimConfig) -> str:
 def gain(min_gain: float) -> str:
     """What a better score must be better by, where that is more than nothing."""
     return f" by more than {min_gain:g}" if min_gain else ""
+
+
+def changing_rows(session: Session) -> list[str]:
+    """The rows of each epoch, where the mixer does not give every epoch the same; of many epochs some."""
+    parts = session.parts
+    epochs = range(parts.config.train.epochs)
+    rows = [parts.plan.rows(parts.train, epoch) for epoch in epochs]
+    if all(one == rows[0] for one in rows):
+        return []
+    shown = epochs if len(epochs) <= 6 else sorted({0, 1, len(epochs) // 2, len(epochs) - 2, len(epochs) - 1})
+    return [
+        f"rows in epoch {epoch + 1}: " + ", ".join(f"{name} {number:,}" for name, number in rows[epoch].items())
+        for epoch in shown
+    ]
 
 
 def passes(session: Session) -> str:

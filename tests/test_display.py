@@ -138,3 +138,16 @@ def test_numbers_in_words() -> None:
     assert [count(n, "epoch") for n in (0, 1, 2)] == ["0 epochs", "1 epoch", "2 epochs"]
     assert count(1000, "batch", "batches") == "1,000 batches"
     assert [duration(s) for s in (42, 200, 3900)] == ["42 s", "3 min 20 s", "1 h 05 min"]
+
+
+def test_the_plan_shows_rows_that_change_with_the_epoch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MTK_CACHE", str(tmp_path / "cache"))
+    small = {**SMALL, "max_train_rows": None, "epochs": 8, "mixer": "annealed:total=400"}
+    console = screen(200)
+    show_plan(start(configure(tasks=["sst", "cfimdb"], **small), None), console)
+    shown = [line for line in console.file.getvalue().splitlines() if line.startswith("rows in epoch")]  # type: ignore[attr-defined]
+    assert shown[0] == "rows in epoch 1: sst 343, cfimdb 57" and shown[-1] == "rows in epoch 8: sst 235, cfimdb 165"
+    assert [line.split(":")[0][-1] for line in shown] == ["1", "2", "5", "7", "8"]
+    console = screen(200)
+    show_plan(start(configure(tasks=["sst", "cfimdb"], **{**small, "mixer": "all"}), None), console)
+    assert "rows in epoch" not in console.file.getvalue()  # type: ignore[attr-defined]
