@@ -18,6 +18,7 @@ from mtk.config import OptimConfig
 from mtk.evaluation import Scores
 from mtk.notices import REAL_DATA, SAMPLE, silence
 from mtk.run import RunFolder
+from mtk.scoretable import Difference, ScoreRow, ScoreTable
 from mtk.session import Session
 from mtk.training import EpochDone, Event, Finished, StepDone
 
@@ -345,6 +346,44 @@ def show_spread(folders: Sequence[RunFolder], console: Console) -> None:
         each = ", ".join(f"{seed} {value:.4f}" for seed, value in zip(seeds, values, strict=True))
         stacked.append(f"{name}: mean {mean}, sd {spread} ({each})")
     show_table(table, stacked, console)
+
+
+def show_score_table(table: ScoreTable, console: Console) -> None:
+    """The table, and its caption below."""
+    published = any(row.published for row in table.rows)
+    different = any(row.differences for row in table.rows)
+    heads = ["", *table.columns, *([f"published {name}" for name in table.columns] if published else [])]
+    heads += [f"difference {name}" for name in table.columns] if different else []
+    shown = Table(*heads, "best epoch", "", title=table.title)
+    stacked = []
+    for row in table.rows:
+        cells = [_score(row, column) for column in table.columns]
+        told = ", ".join(f"{c} {cell}" for c, cell in zip(table.columns, cells, strict=True) if cell != "-")
+        if published:
+            cells += [f"{row.published[c]:g}" if c in row.published else "-" for c in table.columns]
+            told += " | published " + (", ".join(f"{c} {v:g}" for c, v in row.published.items()) or "none")
+        if different:
+            cells += [_difference(row.differences.get(c)) for c in table.columns]
+            told += "".join(f" | {c} {_difference(d)} against {row.against}" for c, d in row.differences.items())
+        epochs = ", ".join(map(str, row.best_epochs)) or "-"
+        shown.add_row(row.name, *cells, epochs, row.status)
+        stacked.append(f"{row.name}: {told} | best epoch {epochs}{f' | {row.status}' if row.status else ''}")
+    show_table(shown, stacked, console)
+    for line in table.caption:
+        say(console, line)
+
+
+def _score(row: ScoreRow, column: str) -> str:
+    mean, spread = row.mean(column), row.spread(column)
+    return "-" if mean is None else f"{mean:.4f}" if spread is None else f"{mean:.4f} ± {spread:.4f}"
+
+
+def _difference(found: Difference | None) -> str:
+    if found is None:
+        return "-"
+    if found.low is None or found.high is None:
+        return f"{found.mean:+.4f}"
+    return f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]{' *' if found.exceeds_noise else ''}"
 
 
 def count(number: int, one: str, many: str = "") -> str:

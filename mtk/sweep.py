@@ -22,16 +22,24 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console
-from rich.table import Table
 
 from mtk import plugins, session
 from mtk.api import Interrupted, drive
 from mtk.checkpoint import read_json
 from mtk.config import RunConfig, differences, make_config
-from mtk.display import Display, count, duration, make_console, say, show_sample_warning, show_table
+from mtk.display import (
+    Display,
+    count,
+    duration,
+    make_console,
+    say,
+    show_sample_warning,
+    show_score_table,
+)
 from mtk.errors import CheckpointError, ConfigError, MTKError
-from mtk.run import RunFolder, write_atomically
-from mtk.scoretable import Curve, Difference, ScoreRow, ScoreTable
+from mtk.results import Result, result_of
+from mtk.run import write_atomically
+from mtk.scoretable import ScoreRow, ScoreTable
 from mtk.training import StepDone
 
 FORMAT = 1
@@ -54,19 +62,6 @@ class Cell:
         """The name as a folder's; a long one is cut, and told apart by its hash."""
         text = re.sub(r"[^a-z0-9._=-]+", "-", self.name.lower()).strip("-.") or "cell"
         return text if len(text) <= _LONGEST else f"{text[:90]}-{hashlib.sha256(self.name.encode()).hexdigest()[:8]}"
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished run's best dev scores (task -> primary metric) and their mean."""
-
-    seed: int
-    scores: Mapping[str, float]
-    aggregate: float
-    best_epoch: int
-    seconds: float
-    curve: Curve
-    facts: Mapping[str, Any]  # its run.json
 
 
 @dataclass(frozen=True)
@@ -373,44 +368,6 @@ def _is_sweep(tree: Any) -> bool:
     return all(isinstance(cell, dict) and keys <= cell.keys() for cell in tree["cells"].values())
 
 
-def result_of(path: Path) -> Result | None:
-    """What a run folder came to; None where it is not finished. Raises CheckpointError for a damaged one."""
-    if not (path / "run.json").exists():
-        return None
-    folder = RunFolder(path)
-    try:
-        facts = folder.facts
-        if facts.get("status") != "finished":
-            return None
-        scores, lines = facts["scores"], [line for line in folder.metrics() if line["event"] == "epoch"]
-        own = {name: scores["tasks"][name][metric] for name, metric in scores["primary"].items()}
-        seconds = facts.get("seconds")  # missing where a run was killed just before it could say so
-        return Result(
-            facts["seed"],
-            own,
-            scores["aggregate"],
-            facts["best_epoch"],
-            sum(line["seconds"] for line in lines) if seconds is None else seconds,
-            _curve(lines, facts),
-            facts,
-        )
-    except (CheckpointError, KeyError, TypeError, AttributeError) as error:
-        why = error if isinstance(error, CheckpointError) else f"{path / 'run.json'}: damaged, lacks {error}"
-        raise CheckpointError(f"{why}; delete {path} to make the run again") from error
-
-
-def _curve(epochs: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]) -> Curve:
-    dev: dict[str, list[float]] = {}
-    train: dict[str, list[float]] = {}
-    for line in epochs:
-        for kind, found in ((dev, line["scores"]), (train, line.get("train_scores"))):
-            if found:
-                for name, metric in found["primary"].items():
-                    kind.setdefault(name, []).append(found["tasks"][name][metric])
-                kind.setdefault("mean", []).append(found["aggregate"])
-    return Curve(facts["seed"], dev, train, facts["best_epoch"])
-
-
 def probe(config: RunConfig) -> float:
     """Seconds that a run would take, from its first few steps: nothing is written, and what they did is thrown away."""
     training = session.start(config, None).training
@@ -444,44 +401,6 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     if not (first.isdecimal() and second.isdecimal()) or not 1 <= int(first) <= int(second):
         raise ConfigError(f"--shard: expected i/n, such as 1/3, the first of three parts, found '{text}'")
     return int(first), int(second)
-
-
-def show_score_table(table: ScoreTable, console: Console) -> None:
-    """The table, and its caption below."""
-    published = any(row.published for row in table.rows)
-    different = any(row.differences for row in table.rows)
-    heads = ["", *table.columns, *([f"published {name}" for name in table.columns] if published else [])]
-    heads += [f"difference {name}" for name in table.columns] if different else []
-    shown = Table(*heads, "best epoch", "", title=table.title)
-    stacked = []
-    for row in table.rows:
-        cells = [_score(row, column) for column in table.columns]
-        told = ", ".join(f"{c} {cell}" for c, cell in zip(table.columns, cells, strict=True) if cell != "-")
-        if published:
-            cells += [f"{row.published[c]:g}" if c in row.published else "-" for c in table.columns]
-            told += " | published " + (", ".join(f"{c} {v:g}" for c, v in row.published.items()) or "none")
-        if different:
-            cells += [_difference(row.differences.get(c)) for c in table.columns]
-            told += "".join(f" | {c} {_difference(d)} against {row.against}" for c, d in row.differences.items())
-        epochs = ", ".join(map(str, row.best_epochs)) or "-"
-        shown.add_row(row.name, *cells, epochs, row.status)
-        stacked.append(f"{row.name}: {told} | best epoch {epochs}{f' | {row.status}' if row.status else ''}")
-    show_table(shown, stacked, console)
-    for line in table.caption:
-        say(console, line)
-
-
-def _score(row: ScoreRow, column: str) -> str:
-    mean, spread = row.mean(column), row.spread(column)
-    return "-" if mean is None else f"{mean:.4f}" if spread is None else f"{mean:.4f} ± {spread:.4f}"
-
-
-def _difference(found: Difference | None) -> str:
-    if found is None:
-        return "-"
-    if found.low is None or found.high is None:
-        return f"{found.mean:+.4f}"
-    return f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]{' *' if found.exceeds_noise else ''}"
 
 
 def without_seed(config: RunConfig) -> dict[str, Any]:

@@ -141,7 +141,8 @@ EVERYTHING = {
     "optim": {"lr": 1 / 3, "head_lr": 0.1, "layer_decay": 0.9, "weight_decay": 0.0, "max_norm": 0.1 + 0.2},
     "train": {
         "epochs": 2, "max_steps": 11, "batch_size": 12, "accumulate": 2, "step": "one", "patience": 0,
-        "min_gain": 0.001, "score_train": 50, "select_on": "sst.accuracy", "seed": 2**63 - 1, "precision": "bf16", "device": "mps", "threads": 3,
+        "min_gain": 0.001, "score_train": 50,
+        "select_on": "sst.accuracy", "seed": 2**63 - 1, "precision": "bf16", "device": "mps", "threads": 3,
         "nonfinite": "skip", "diagnose": "layers", "diagnose_every": 7,
     },
     "init": "runs/a",

@@ -12,20 +12,18 @@ from scipy import stats
 
 from mtk import plugins
 from mtk.config import make_config
-from mtk.errors import ConfigError
-from mtk.space import (
+from mtk.domains import (
     Choice,
     Constant,
     Grid,
     LogUniform,
     QUniform,
     RandInt,
-    Space,
     Uniform,
-    apply,
-    load_space,
     parse_domain,
 )
+from mtk.errors import ConfigError
+from mtk.space import Space, apply, load_space
 from tests import toy_plugin
 
 DRAWS = 3000

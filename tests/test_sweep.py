@@ -23,7 +23,8 @@ import mtk.sweep
 from mtk import api
 from mtk.errors import CheckpointError, ConfigError, DataError
 from mtk.hookspecs import hookimpl
-from mtk.sweep import Cell, Sweep, parse_shard, probe, result_of
+from mtk.results import result_of
+from mtk.sweep import Cell, Sweep, parse_shard, probe
 from mtk.training import EpochDone, StepDone
 from tests import toy_plugin
 
