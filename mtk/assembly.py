@@ -210,8 +210,8 @@ def _augmented(
             raise DataError(f"task '{name}': augmentation '{choice.name}' left none of its training rows")
     if all(list(out[name]) == list(rows) for name, rows in examples.items()):
         raise ConfigError(
-            f"augmentation '{choice.name}' changed no training row of {', '.join(examples)}; leave it out, or see "
-            f"which tasks it serves: mtk plugins show {choice.name}"
+            f"augmentation '{choice.name}' changed no training row of {', '.join(examples)}; leave it out "
+            f"(--set augment=[]), or see which tasks it serves: mtk plugins show {choice.name}"
         )
     return out
 
