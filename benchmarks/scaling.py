@@ -64,7 +64,8 @@ def main() -> int:
             sizes = options.sizes or SIZES[axis]
             answers = []
             for turn in range(options.turns):
-                spec = base | {"side": axis, "sizes": sizes, "folder": str(folder / f"{axis}{turn}")}
+                own = {"sizes": sizes, "combiners": COMBINERS, "folder": str(folder / f"{axis}{turn}")}
+                spec = base | {"side": axis} | own
                 answers.append(harness.side(__file__, spec, peers))
             results[axis] = show(axis, sizes, answers)
     harness.save(options, facts, results=results)

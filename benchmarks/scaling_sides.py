@@ -10,7 +10,6 @@ import plain
 import torch
 from harness import JSON
 from ours import Stepper, start
-from scaling import COMBINERS
 
 # one token each in BERT's vocabulary, and in that of the `tiny` encoder
 WORDS = ("the", "of", "and", "in", "to", "is", "was", "for", "on", "with", "by", "he", "that", "at", "from", "it")
@@ -19,12 +18,13 @@ LABELS = 5
 
 def run(spec: JSON) -> JSON:
     """Seconds by combiner, size and step; real tokens a step by size."""
+    combiners = spec["combiners"]
     torch.set_num_threads(spec["threads"])
-    sides = [{name: side(spec, size, name) for name in COMBINERS} for size in spec["sizes"]]
-    seconds: dict[str, list[list[float]]] = {name: [[] for _ in sides] for name in COMBINERS}
+    sides = [{name: side(spec, size, name) for name in combiners} for size in spec["sizes"]]
+    seconds: dict[str, list[list[float]]] = {name: [[] for _ in sides] for name in combiners}
     for turn in range(spec["warm"] + spec["steps"]):
         for place, pair in enumerate(sides):
-            for name in COMBINERS if turn % 2 else reversed(COMBINERS):
+            for name in combiners if turn % 2 else reversed(combiners):
                 took = pair[name].step()
                 if turn >= spec["warm"]:
                     seconds[name][place].append(took)
