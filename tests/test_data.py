@@ -274,6 +274,28 @@ def test_evaluation_batches_cover_all_rows_once(data, limit):
         assert len(batch) == 1 or len(batch) * rows.lengths[batch].max() <= limit
 
 
+@pytest.mark.parametrize("rows", [[3], [4, 0, 2], [1, 1], list(range(6))])
+def test_rows_that_are_taken_out_are_whole(rows):
+    for whole in mixed_rows(6):
+        some = whole.take(np.array(rows))
+        assert len(some) == len(rows) and len(some.parts) == len(whole.parts)
+        assert some.labels == [whole.labels[row] for row in rows]
+        assert [example.id for example in some.examples] == [whole.examples[row].id for row in rows]
+        assert some.lengths.tolist() == whole.lengths[rows].tolist()
+        one, other = fuse({"a": some}, {"a": np.arange(len(rows))}, 0), fuse({"a": whole}, {"a": np.array(rows)}, 0)
+        assert torch.equal(one.tokens.ids, other.tokens.ids) and torch.equal(one.tokens.types, other.tokens.types)
+        assert torch.equal(one.slices["a"].targets.labels, other.slices["a"].targets.labels)
+
+
+def mixed_rows(count: int):
+    """The same rows as one head reads them, as two texts apart, and with tags."""
+    pairs = toy_plugin.examples(count, 0, lambda a, b: float(len(a) % 5), paired=True)
+    tags = toy_plugin.examples(count, 1, lambda a, b: [len(word) % 3 for word in a.split()])
+    yield tokenise(ENCODER, ToyLinear(8, Range(0, 5)), True, pairs, 64)
+    yield tokenise(ENCODER, ToyCosine(8, Range(0, 5)), True, pairs, 64)
+    yield tokenise(ENCODER, ToyTagger(8, ToyTags()), False, tags, 64)
+
+
 def test_no_rows_no_batches():
     empty = tokenise(ENCODER, ToyLinear(8, Classes(["no", "yes"])), False, [], 64)
     assert len(empty) == 0 and len(empty.lengths) == 0

@@ -12,7 +12,7 @@ from rich.console import Console
 from mtk import session
 from mtk.assembly import assemble
 from mtk.device import Hardware
-from mtk.display import Display, show_plan
+from mtk.display import Display, epoch_line, show_plan
 from mtk.errors import ConfigError
 from mtk.gradients import GradientEngine, GradientReport
 from mtk.training import EpochDone, Finished, StepDone, Training
@@ -363,6 +363,17 @@ def test_the_plan_says_what_learns():
 )
 def test_the_plan_says_what_gradients_by_task_there_are(model, says):
     assert f"gradients by task: {says}\n" in plan(combiner="pcgrad", model=model)
+
+
+def test_an_epoch_s_line_has_the_scores_on_training_rows():
+    for some, wanted in ((0, False), (5, True)):
+        events = list(training(train={"score_train": some, "epochs": 1}).run())
+        (done,) = (event for event in events if isinstance(event, EpochDone))
+        line = epoch_line(done, 1)
+        assert ("on training rows" in line) == wanted
+        if done.train_scores is not None:
+            assert f" | on training rows words {done.train_scores.tasks['words']['accuracy']:.4f} pairs " in line
+        assert f" | dev words {done.scores.tasks['words']['accuracy']:.4f} pairs " in line
 
 
 def test_no_estimate_is_made_of_steps_without_the_encoder(tmp_path: Path):

@@ -193,6 +193,97 @@ def test_early_stopping_is_resumed_too(tmp_path):
     assert metrics(whole) == metrics(path)
 
 
+WARM = {
+    "model": {"head_warmup": 1, "projection": 6, "freeze": "embeddings"},
+    "optim": {"layer_decay": 0.5, "head_lr": 0.03},
+}
+CAREFUL = {"accumulate": 2, "nonfinite": "skip", "min_gain": 0.01, "patience": 3, "score_train": 4}
+
+
+@pytest.mark.parametrize(
+    ("combiner", "train", "model"),
+    [
+        ("sum", CAREFUL, {}),
+        ("pcgrad", {**CAREFUL, "diagnose": "layers", "diagnose_every": 2}, {}),
+        ("pcgrad", {"precision": "bf16"}, {}),
+        ("pcgrad", {}, {"projection": None, "freeze": None}),  # nothing is shared in the warm-up
+        ("uncertainty", CAREFUL, {}),
+        ("graddrop", CAREFUL, {}),
+        ("famo", CAREFUL, {"projection": None}),
+        ("sum", {**CAREFUL, "step": "one", "accumulate": 1}, {}),
+    ],
+)
+def test_a_run_is_resumed_inside_and_after_its_head_warm_up(combiner, train, model, tmp_path):
+    settings = config(combiner=combiner, train=train, **{**WARM, "model": {**WARM["model"], **model}})
+    whole = tmp_path / "whole"
+    events = run_all(session.start(settings, whole))
+    steps = sum(isinstance(event, StepDone) for event in events) // 3  # an epoch
+    cut = [
+        stopped(settings, tmp_path / "inside", 2),
+        stopped(settings, tmp_path / "edge", steps),
+        stopped(settings, tmp_path / "after", steps + 2),
+        killed(settings, tmp_path / "killed", steps + 3),
+    ]
+    assert not any("encoder." in name for name in load_training(cut[1] / "last")["moments"])
+    assert any("encoder." in name for name in load_training(cut[2] / "last")["moments"])
+    afresh = shutil.copytree(cut[0], tmp_path / "afresh") if combiner == "uncertainty" else None
+    for path in cut:
+        run_all(session.resume(path))
+        same_run(whole, path)
+    if afresh is not None:
+        resume_afresh(afresh)
+        same_run(whole, afresh)
+
+
+def test_what_early_stopping_remembers_of_gains_is_resumed(tmp_path):
+    tasks = {"a": {"kind": "scripted", "script": [1.0, 1.2, 1.4, 1.5, 9.0], "main": True}}
+    train = {"epochs": 5, "patience": 2, "select_on": "a", "min_gain": 0.3}
+    whole = tmp_path / "whole"
+    assert run_all(session.start(config(tasks, train=train), whole))[-1] == Finished("epochs")
+    facts = RunFolder(whole).facts
+    path = stopped(config(tasks, train=train), tmp_path / "cut", 5)  # 1.2 is the best by then, and gained nothing
+    run = session.resume(path)
+    assert (run.training.position.best, run.training.position.gained) == (1.2, 1.0)
+    run.parts.tasks["a"].target.script = [1.4, 1.5, 9.0]
+    assert run_all(run)[-1] == Finished("epochs")
+    assert metrics(whole) == metrics(path) and facts["best_epoch"] == RunFolder(path).facts["best_epoch"] == 5
+
+
+def test_the_best_epoch_is_kept_however_small_its_gain(tmp_path):
+    tasks = {"a": {"kind": "scripted", "script": [1.0, 1.1, 1.2, 9.0], "main": True}}
+    train = {"epochs": 4, "patience": 2, "select_on": "a", "min_gain": 0.5}
+    run = session.start(config(tasks, train=train), tmp_path / "run")
+    assert run_all(run)[-1] == Finished("patience")
+    assert run.folder.facts["best_epoch"] == 3 and run.folder.facts["scores"]["tasks"]["a"]["scripted"] == 1.2
+    best, last = (load_file(run.folder.path / part / "heads.safetensors") for part in ("best", "last"))
+    assert_same(best, last, "the third epoch's")
+
+
+def test_a_state_from_before_min_gain(tmp_path):
+    settings = config(train={"patience": 1, "epochs": 3})
+    path = stopped(settings, tmp_path / "cut", 7)
+
+    def forget(tree):
+        (position,) = (value["$map"] for key, value in tree["$map"] if key == "position")
+        position.remove(next(entry for entry in position if entry[0] == "gained"))
+
+    edit_json(path / "last" / "training.json", forget)
+    position = session.resume(path).training.position
+    assert position.gained == position.best is not None
+
+
+def test_train_scores_are_recorded(tmp_path):
+    run_all(session.start(config(train={"score_train": 5}), tmp_path / "with"))
+    run_all(session.start(config(), tmp_path / "without"))
+    with_, without = ([json.loads(line) for line in metrics(tmp_path / name)] for name in ("with", "without"))
+    epochs = [line for line in with_ if line["event"] == "epoch"]
+    for line in epochs:
+        found = line["train_scores"]
+        assert set(found["tasks"]) == {"words", "pairs", "tags"} and found["primary"] == line["scores"]["primary"]
+        assert found["aggregate"] == pytest.approx(sum(found["tasks"][n][m] for n, m in found["primary"].items()) / 3)
+    assert [{k: v for k, v in line.items() if k != "train_scores"} for line in with_] == without
+
+
 def test_every_step_is_counted_once_on_the_clock(tmp_path):
     path = stopped(config(), tmp_path / "cut", 7)
     before = RunFolder(path).facts["seconds"]
@@ -408,6 +499,59 @@ def test_a_fork_can_be_resumed(finished, tmp_path):
             fork.stop()
     run_all(session.resume(tmp_path / "cut"))
     same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def after_first_epoch(settings, out: Path) -> Path:
+    """last/ of a run after its first epoch."""
+    for event in session.start(settings, out).run():
+        if isinstance(event, EpochDone):
+            return shutil.copytree(out / "last", out.with_name(out.name + "-last"))
+    raise AssertionError
+
+
+def test_a_fork_out_of_a_head_warm_up(tmp_path):
+    state = after_first_epoch(config(**WARM), tmp_path / "run")
+    begun = load_training(state)["moments"]
+    assert begun and not any(name.startswith("encoder.") for name in begun)
+    for warmup, learns in ((0, 1), (1, 1), (2, 2), (3, None)):
+        other = config(**{**WARM, "model": {**WARM["model"], "head_warmup": warmup}})
+        fork = session.fork(state, other, tmp_path / f"fork{warmup}")
+        assert fork.fresh == [] and set(fork.training.state_dict()["moments"]) == set(begun)
+        first = None
+        for event in fork.run():
+            moments = fork.training.state_dict()["moments"]
+            if first is None and any(name.startswith("encoder.") for name in moments):
+                first = event.epoch
+        assert first == learns
+        assert {name for name in moments if "embeddings" in name} == set()
+
+
+def test_a_fork_into_a_head_warm_up_keeps_the_encoder_s_moments_for_later(finished, tmp_path):
+    old = load_training(finished / "last")["moments"]
+    settings = config(model={"head_warmup": 4}, train={"epochs": 6})
+    fork = session.fork(finished / "last", settings, tmp_path / "whole")
+    for event in fork.run():
+        if isinstance(event, EpochDone) and event.epoch == 3:
+            resting = fork.training.state_dict()["moments"]
+            for name, moment in old.items():
+                if name.startswith("encoder."):
+                    assert_same({k: v.clone() for k, v in resting[name].items()}, moment, name)
+                else:
+                    assert not torch.equal(resting[name]["exp_avg"], moment["exp_avg"])
+    cut = session.fork(finished / "last", settings, tmp_path / "cut")
+    for event in cut.run():
+        if isinstance(event, StepDone) and event.done == 17:
+            cut.stop()
+    run_all(session.resume(tmp_path / "cut"))
+    same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_fork_that_freezes(finished, tmp_path):
+    fork = session.fork(finished / "last", config(model={"freeze": "encoder"}, train={"epochs": 4}), tmp_path / "fork")
+    assert all(name.startswith("heads.") for name in fork.training.state_dict()["moments"])
+    run_all(fork)
+    encoder = Path("encoder") / "model.safetensors"
+    assert_same(load_file(tmp_path / "fork" / "last" / encoder), load_file(finished / "last" / encoder), "encoder")
 
 
 def test_forks_that_are_refused(tmp_path, finished):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import mtk.training
 from mtk.assembly import Parts, assemble
 from mtk.device import Hardware
 from mtk.errors import CheckpointError
-from mtk.evaluation import Scores
+from mtk.evaluation import Scores, evaluate
 from mtk.gradients import GradientEngine
 from mtk.interfaces import StepInfo
 from mtk.model import MultitaskModel
@@ -193,6 +195,24 @@ def test_the_state_goes_on_where_it_was_taken():
     assert figures(first + list(again.run())) == figures(whole)
 
 
+def test_moments_find_their_parameters_whatever_the_order_of_the_groups():
+    settings = config(train={"epochs": 2}, optim={"layer_decay": 0.5, "head_lr": 0.1})
+    whole, done = trained(settings)
+    training = Training(toy_parts(settings, Sum(), 0.3))
+    torch.manual_seed(settings.train.seed)
+    first = [event for _, event in zip(range(4), training.run(), strict=False)]
+    state, weights = training.state_dict(), {k: v.clone() for k, v in training.parts.model.state_dict().items()}
+    again = Training(toy_parts(settings, Sum(), 0.3))
+    again.optimizer.param_groups.reverse()
+    for group in again.optimizer.param_groups:
+        group["params"].reverse()
+    again.parts.model.load_state_dict(weights)
+    again.load_state_dict({**state, "moments": dict(reversed(state["moments"].items()))})
+    assert figures(first + list(again.run())) == figures(whole)
+    for key, tensor in done.parts.model.state_dict().items():
+        assert torch.equal(again.parts.model.state_dict()[key], tensor)
+
+
 def test_moments_that_have_no_place_are_no_exact_resume():
     training = Training(toy_parts(config(), Sum()))
     next(training.run())
@@ -262,12 +282,132 @@ def test_a_score_that_is_no_number_is_worse_than_any():
     assert [e.is_best for e in done] == [True, True, False, True]
 
 
+@pytest.mark.parametrize(
+    ("script", "gain", "patience", "best", "reason"),
+    [
+        # 1.8 is the second score that counts, 2.3 is no more than 0.5 above it
+        ([1.0, 1.4, 1.8, 2.2, 2.3, 9.0], 0.5, 2, [True, True, True, True, True], "patience"),
+        ([1.0, 1.5, 9.0], 0.5, 1, [True, True], "patience"),  # a rise of just so much is not enough
+        ([1.0, 1.5, 9.0], 0.25, 1, [True, True, True], "epochs"),
+        ([1.0, 1.1, 1.2, 1.3], 0.5, 0, [True, True, True, True], "epochs"),
+        ([1.0, 1.1, 1.0, 1.2], 0.0, 1, [True, True, False], "patience"),
+        ([math.nan, 1.0, math.nan, 1.2, 9.0], 0.5, 2, [True, True, False, True], "patience"),
+        ([-9.0, -8.0, -8.0, 0.0], 0.5, 1, [True, True, False], "patience"),
+    ],
+)
+def test_a_gain_that_is_too_small_does_not_count(script, gain, patience, best, reason):
+    tasks = {"a": {"kind": "scripted", "script": script}}
+    train = {"epochs": len(script), "select_on": "a.scripted", "patience": patience, "min_gain": gain}
+    training = Training(toy_parts(config(tasks, train=train), Sum()))
+    events = list(training.run())
+    assert [e.is_best for e in events if isinstance(e, EpochDone)] == best
+    assert events[-1].reason == reason
+    assert training.position.best_epoch == max(i for i, is_best in enumerate(best) if is_best)
+
+
+def test_a_task_s_score_ends_the_run_and_leaves_the_schedule_alone():
+    tasks = {"a": {"kind": "scripted", "script": [1.0, 2.0, 2.05, 2.1, 3.0, 4.0], "main": True}, "words": {}}
+    train = {"epochs": 6, "select_on": "a", "patience": 2}
+    settings = {"scheduler": "linear:warmup=0.25", "optim": {"lr": 1.0}}
+    steps, epochs, finished = ends(config(tasks, train={**train, "min_gain": 0.2}, **settings))
+    assert [e.selected for e in epochs] == [1.0, 2.0, 2.05, 2.1] and finished == Finished("patience")
+    assert [e.selected for e in epochs] == [e.scores.tasks["a"]["scripted"] for e in epochs]
+    assert all(e.selected != e.scores.aggregate for e in epochs)
+    whole, all_epochs, _ = ends(config(tasks, train=train, **settings))
+    assert len(all_epochs) == 6 and len(whole) > len(steps)
+    assert [s.lr for s in steps] == [s.lr for s in whole][: len(steps)]
+    assert {s.total for s in steps} == {len(whole)}  # the rate falls towards the end that was planned
+
+
 def test_select_on():
     scores = Scores({"a": {"x": 1.0, "y": 2.0}, "b": {"z": 4.0}}, {"a": "x", "b": "z"})
     assert scores.aggregate == 2.5
     assert [scores.pick(s) for s in ("aggregate", "a", "a.x", "a.y", "b")] == [2.5, 1.0, 1.0, 2.0, 4.0]
     _, done, _ = ends(config(train={"select_on": "words", "epochs": 1}))
     assert done[0].selected == done[0].scores.tasks["words"]["accuracy"]
+
+
+# ---------------------------------------------------------------------------------------------- training rows scored
+
+
+LABELLED = {"words": 22, "pairs": 16, "tags": 9}  # of 24, 17 and 10: every ninth has no label
+
+
+def scored_rows(monkeypatch, settings) -> list[dict[str, list[str]]]:
+    """The ids of the training rows that were scored after each epoch, by task."""
+    seen: list[dict[str, list[str]]] = []
+    real = mtk.training.evaluate
+
+    def evaluate(model, tasks, rows, hardware):
+        if not any(part is own for part in rows.values() for own in training.parts.dev.values()):
+            seen.append({name: [example.id for example in part.examples] for name, part in rows.items()})
+        return real(model, tasks, rows, hardware)
+
+    monkeypatch.setattr(mtk.training, "evaluate", evaluate)
+    training = Training(toy_parts(settings, Sum()))
+    list(training.run())
+    return seen
+
+
+@pytest.mark.parametrize("some", [1, 5, 22, 1000])
+def test_scored_training_rows_are_the_same_ones_every_epoch(monkeypatch, some):
+    one, two, three = scored_rows(monkeypatch, config(train={"score_train": some}))
+    assert one == two == three
+    assert {name: len(ids) for name, ids in one.items()} == {name: min(some, n) for name, n in LABELLED.items()}
+    for ids in one.values():
+        assert len(set(ids)) == len(ids) and not {"8", "17"} & set(ids)
+        assert ids == sorted(ids, key=int)
+
+
+def test_scored_training_rows_are_drawn_by_the_seed_and_more_hold_fewer(monkeypatch):
+    few, more, other = (
+        scored_rows(monkeypatch, config(train={"epochs": 1, "score_train": some, "seed": seed}))[0]
+        for some, seed in ((5, 1), (9, 1), (5, 2))
+    )
+    assert few != other
+    assert all(set(few[name]) < set(more[name]) for name in ("words", "pairs"))
+    one = scored_rows(monkeypatch, config({"words": {"batch_size": 3}}, train={"epochs": 1, "score_train": 5}))[0]
+    assert one["words"] == few["words"]  # another task changes nobody's
+
+
+@pytest.mark.parametrize("step", ["all", "one"])
+def test_scoring_training_rows_draws_nothing(step):
+    runs = []
+    for some in (0, 5, 1000):
+        events, training = trained(config(combiner="sum", train={"score_train": some, "step": step}), dropout=0.4)
+        runs.append((events, training.state_dict(), training.parts.model.state_dict()))
+    assert [e.train_scores is None for e in runs[0][0] if isinstance(e, EpochDone)] == [True] * 3
+    for events, state, weights in runs[1:]:
+        assert all(set(e.train_scores.tasks) == set(LABELLED) for e in events if isinstance(e, EpochDone))
+        assert figures(events) == figures(runs[0][0])
+        assert all(torch.equal(tensor, runs[0][2][key]) for key, tensor in weights.items())
+        assert torch.equal(state["rng"]["cpu"], runs[0][1]["rng"]["cpu"])
+        assert torch.equal(state["generator"], runs[0][1]["generator"])
+
+
+def test_training_rows_are_scored_without_dropout_after_the_epoch():
+    parts = toy_parts(config(train={"score_train": 1000, "epochs": 1}), Sum(), dropout=0.5)
+    *_, done, _ = Training(parts).run()
+    labelled = {
+        name: rows.take(np.flatnonzero([example.label is not None for example in rows.examples]))
+        for name, rows in parts.train.items()
+    }
+    assert done.train_scores == evaluate(parts.model, parts.tasks, labelled, CPU)
+    assert done.train_scores != done.scores and parts.model.training
+
+
+def test_what_has_no_labels_is_not_scored():
+    tasks = {"words": {}, "tags": {}, "pairs": {"head": "cosine", "trained": False}}
+    parts = toy_parts(config(tasks, train={"score_train": 3, "epochs": 1}), Sum())
+    parts.train["tags"] = replace(
+        parts.train["tags"], examples=[replace(example, label=None) for example in parts.train["tags"].examples]
+    )
+    *_, done, _ = Training(parts).run()
+    assert set(done.train_scores.tasks) == {"words"}  # pairs are only evaluated
+    for name, rows in parts.train.items():
+        parts.train[name] = replace(rows, examples=[replace(example, label=None) for example in rows.examples])
+    *_, done, _ = Training(parts).run()
+    assert done.train_scores is None
 
 
 # ---------------------------------------------------------------------------------------------- tasks
