@@ -37,7 +37,7 @@ class _Console(Console):
 def make_console() -> Console:
     """Standard output; as wide as it needs to be where it is no terminal."""
     console = _Console(highlight=False, emoji=False, markup=False)
-    return console if console.is_terminal else _Console(highlight=False, emoji=False, markup=False, width=140)
+    return console if console.is_terminal else _Console(highlight=False, emoji=False, markup=False, width=200)
 
 
 def say(console: Console, text: str) -> None:
@@ -349,28 +349,36 @@ def show_spread(folders: Sequence[RunFolder], console: Console) -> None:
 
 
 def show_score_table(table: ScoreTable, console: Console) -> None:
-    """The table, and its caption below."""
+    """Scores, ours beside what was published; differences, where there are some; and the caption below."""
     published = any(row.published for row in table.rows)
-    different = any(row.differences for row in table.rows)
-    heads = ["", *table.columns, *([f"published {name}" for name in table.columns] if published else [])]
-    heads += [f"difference {name}" for name in table.columns] if different else []
-    shown = Table(*heads, "best epoch", "", title=table.title)
-    stacked = []
+    heads = [f"{name} / published" if published else name for name in table.columns]
+    shown, stacked = Table("", *heads, "best epoch", "", title=table.title), []
     for row in table.rows:
         cells = [_score(row, column) for column in table.columns]
         told = ", ".join(f"{c} {cell}" for c, cell in zip(table.columns, cells, strict=True) if cell != "-")
         if published:
-            cells += [f"{row.published[c]:g}" if c in row.published else "-" for c in table.columns]
+            theirs = [f"{row.published[c]:g}" if c in row.published else "-" for c in table.columns]
+            cells = [f"{cell} / {other}" for cell, other in zip(cells, theirs, strict=True)]
             told += " | published " + (", ".join(f"{c} {v:g}" for c, v in row.published.items()) or "none")
-        if different:
-            cells += [_difference(row.differences.get(c)) for c in table.columns]
-            told += "".join(f" | {c} {_difference(d)} against {row.against}" for c, d in row.differences.items())
         epochs = ", ".join(map(str, row.best_epochs)) or "-"
         shown.add_row(row.name, *cells, epochs, row.status)
         stacked.append(f"{row.name}: {told} | best epoch {epochs}{f' | {row.status}' if row.status else ''}")
     show_table(shown, stacked, console)
+    if any(row.differences for row in table.rows):
+        _show_differences(table, console)
     for line in table.caption:
         say(console, line)
+
+
+def _show_differences(table: ScoreTable, console: Console) -> None:
+    shown, stacked = Table("difference", *table.columns, "against"), []
+    for row in table.rows:
+        if row.differences:
+            cells = [_difference(row.differences.get(column)) for column in table.columns]
+            shown.add_row(row.name, *cells, row.against)
+            told = ", ".join(f"{c} {cell}" for c, cell in zip(table.columns, cells, strict=True))
+            stacked.append(f"difference of {row.name} against {row.against}: {told}")
+    show_table(shown, stacked, console)
 
 
 def _score(row: ScoreRow, column: str) -> str:
