@@ -234,7 +234,7 @@ def test_reproduce_sets_scores_beside_the_papers(capsys, few_reports):
     assert run(command) == 0
     printed = " ".join(capsys.readouterr().out.split())
     for part in (
-        "published sst 0.524, quora 0.374, sts 0.184, mean 0.361",
+        *(f" / {figure} │" for figure in (0.524, 0.374, 0.184, 0.361)),
         "A reduced run: 1 epoch, where the recipes have 20 for this encoder.",
         "THE BUILT-IN SAMPLE: these scores compare with nothing.",
         "How each row was read where the paper leaves it open: mtk recipes NAME.",
