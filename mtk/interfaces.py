@@ -391,6 +391,7 @@ class SearchState:
     epochs: of a whole trial. limit: how many trials may begin. seed: every draw is a function of it.
     sample: the parameters of trial number N, drawn from the space. combinations: every combination of the space's
         values, in order; raises ConfigError where a range has no end of them.
+    space: the domain of each key, for a tuner that draws its own values.
     """
 
     trials: Sequence[TrialRecord]
@@ -399,6 +400,7 @@ class SearchState:
     seed: int
     sample: Callable[[int], Mapping[str, Any]]
     combinations: Callable[[], Sequence[Mapping[str, Any]]]
+    space: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
+import signal
 import sys
 from typing import Any
 
@@ -14,34 +16,47 @@ from mtk.api import signals
 from mtk.config import RunConfig
 from mtk.display import count, duration, make_console, say, show_table
 from mtk.interfaces import TrialRecord
-from mtk.search import Search, TrialEvent
+from mtk.notices import is_broken_pipe, silence
+from mtk.search import Search, TrialEvent, go_on
 from mtk.sweep import Cell, Sweep
 
+INTERRUPTED = "interrupted: saving the running trial ... (once more ends at once, unsaved)"
 _SHOWN = 20  # trials in the live table, the newest
 
 
 def conduct(search: Search) -> int:
     """Runs the search, showing it, and then its final runs. Returns the exit code: 130 or 143 where it was stopped."""
     console = make_console()
-    show_plan(search, console)
     caught: list[int] = []
 
     def interrupt(number: int, frame: Any) -> None:
-        if caught:
-            raise KeyboardInterrupt
         caught.append(number)
+        if len(caught) > 1:
+            raise KeyboardInterrupt
         search.stop()
         with contextlib.suppress(Exception):
-            print("interrupted: saving the running trial ... (once more ends at once)", file=sys.stderr, flush=True)
+            print(INTERRUPTED, file=sys.stderr, flush=True)
 
-    with signals(interrupt), _Display(search, console) as display:
-        for event in search.run():
-            display.show(event)
-    show_end(search, console)
-    if search.ended is None:
-        say(console, f"stopped and saved; go on where it was: mtk tune --resume {search.folder}")
-        return 128 + caught[0] if caught else 0
-    return confirm(search, console)
+    def leave(number: int, frame: Any) -> None:
+        caught.append(number)
+        raise KeyboardInterrupt
+
+    try:
+        with signals(interrupt):
+            show_plan(search, console)
+            with _Display(search, console) as display, contextlib.closing(search.run()) as events:
+                for event in events:
+                    display.show(event)
+            show_end(search, console)
+        if not caught:
+            with signals(leave):
+                return confirm(search, console)
+        saved = "stopped and saved; "
+    except KeyboardInterrupt:
+        saved = ""
+    if search.ended is None or search.plan.final_seeds:
+        say(console, f"{saved}go on where it was: {go_on(search.folder)}")
+    return 128 + (caught[0] if caught else signal.SIGINT)
 
 
 def show_plan(search: Search, console: Console) -> None:
@@ -61,6 +76,8 @@ def show_plan(search: Search, console: Console) -> None:
     if search.trials:
         say(console, f"resuming after {count(sum(len(t.scores) for t in search.trials), 'epoch')}")
     say(console, f"score: {plan.config.train.select_on} on dev | folder: {search.folder}")
+    if search.room:
+        say(console, f"warning: {search.room}")
 
 
 class _Display:
@@ -69,6 +86,7 @@ class _Display:
     def __init__(self, search: Search, console: Console) -> None:
         self._search, self._console = search, console
         self._live: Live | None = None
+        self._gone = False
 
     def __enter__(self) -> _Display:
         if self._console.is_terminal:
@@ -81,6 +99,18 @@ class _Display:
             self._live.stop()
 
     def show(self, event: TrialEvent) -> None:
+        """Shows it as long as there is somebody who reads; the search goes on without."""
+        if self._gone:
+            return
+        try:
+            self._show(event)
+        except (OSError, SystemExit) as error:
+            if isinstance(error, SystemExit) and not is_broken_pipe(error):
+                raise
+            self._gone = True
+            silence()
+
+    def _show(self, event: TrialEvent) -> None:
         if self._live is not None:
             self._live.update(trials_table(self._search, self._search.trials[-_SHOWN:]))
             return
@@ -137,9 +167,8 @@ def show_end(search: Search, console: Console) -> None:
     say(console, f"best: trial {best.number}, epoch {epoch}, {search.plan.config.train.select_on} {best.best:.4f}")
     for key, value in best.parameters.items():
         say(console, f"  {key} = {_value(value)}")
-    say(
-        console, f"its settings: mtk train --config {search.folder / 'best.toml'} | its model: {search.folder / 'best'}"
-    )
+    again = shlex.join(["mtk", "train", "--config", str(search.folder / "best.toml")])
+    say(console, f"its settings: {again} | its model: {search.folder / 'best'}")
 
 
 def confirm(search: Search, console: Console) -> int:
@@ -149,11 +178,11 @@ def confirm(search: Search, console: Console) -> int:
         return 0
     seed = plan.config.train.seed + 1  # not the seed that chose them
     cells = [
-        Cell("untuned", _final(plan.config, plan.final_epochs)),
+        Cell("untuned", _final(search.config_of({}), plan.final_epochs)),
         Cell("tuned", _final(search.config_of(best.parameters), plan.final_epochs)),
     ]
     sweep = Sweep(search.folder / "final", cells, [seed + i for i in range(plan.final_seeds)])
-    return sweep.conduct(title="Tuned against untuned", command=f"mtk tune --resume {search.folder}", console=console)
+    return sweep.conduct(title="Tuned against untuned", command=go_on(search.folder), console=console)
 
 
 def _final(config: RunConfig, epochs: int | None) -> RunConfig:

@@ -45,17 +45,18 @@ def tune(
         _option(HOW, "The space of a TOML file or of a recipe (default: --recipe's, if it has one)."),
     ] = None,
     tuner: Annotated[
-        str, _option(HOW, "What decides: asha, random, grid, or NAME:OPTION=VALUE (default: asha).")
-    ] = "asha",
-    trials: Annotated[int, _option(HOW, "Trials that may begin (default: 20).", min=1)] = 20,
+        str | None, _option(HOW, "What decides: asha, random, grid, or NAME:OPTION=VALUE (default: asha).")
+    ] = None,
+    trials: Annotated[int | None, _option(HOW, "Trials that may begin (default: 20).", min=1)] = None,
     epochs: Annotated[int | None, _option(HOW, "Epochs of a whole trial (default: the configuration's).")] = None,
     max_steps: Annotated[int | None, _option(HOW, "Optimizer steps of a trial at most.")] = None,
     max_epochs: Annotated[int | None, _option(HOW, "Epochs of all trials together at most.", min=1)] = None,
     max_hours: Annotated[float | None, _option(HOW, "Hours of the whole search at most.", min=0)] = None,
     seed: Annotated[int | None, _option(HOW, "Fixes what is drawn, and is every trial's own seed.")] = None,
     final_seeds: Annotated[
-        int, _option(HOW, "Then train the best, and the untuned settings, with so many seeds (default: 0).", min=0)
-    ] = 0,
+        int | None,
+        _option(HOW, "Then train the best, and the untuned settings, with so many seeds (default: 0).", min=0),
+    ] = None,
     final_epochs: Annotated[int | None, _option(HOW, "Epochs of those runs (default: --epochs).", min=1)] = None,
     device: Annotated[str | None, _option(WHERE, "auto, cpu, cuda or mps.")] = None,
     precision: Annotated[str | None, _option(WHERE, "auto, fp32 or bf16.")] = None,
@@ -75,24 +76,30 @@ def tune(
     from mtk.settings import configure
     from mtk.space import Space
 
-    if resume is not None:
-        if out is not None or space or space_from or dry_run:
-            raise ConfigError("--resume goes on in the search's own folder: give it no --out, --space or --dry-run")
-        return conduct(Search.resume(resume))
     flat = dict(
         data=None if data is None else str(data), sample="always" if sample else None, max_train_rows=max_train_rows,
         encoder=encoder, combiner=combiner, epochs=epochs, max_steps=max_steps, seed=seed, device=device,
         precision=precision, threads=threads,
     )  # fmt: skip
+    if resume is not None:
+        how = dict(
+            task=task, recipe=recipe, config=config, set=set_, space=space, space_from=space_from, tuner=tuner,
+            trials=trials, max_epochs=max_epochs, max_hours=max_hours, final_seeds=final_seeds,
+            final_epochs=final_epochs, out=out, dry_run=dry_run or None,
+        )  # fmt: skip
+        given = [f"--{key.replace('_', '-')}" for key, value in {**flat, **how}.items() if value not in (None, [])]
+        if given:
+            raise ConfigError(f"--resume goes on with the search as it was begun: leave out {', '.join(given)}")
+        return conduct(Search.resume(resume))
     chosen = configure(recipe=recipe, config=config, tasks=task or [], settings=set_ or [], **flat)
     found = Space({**_space_from(space_from, recipe), **Space.parse(space or [])})
     if not found:
         raise ConfigError("nothing to search: expected --space KEY=DOMAIN, --space-from FILE or a recipe with a space")
-    plan = Plan(chosen, found, tuner, trials, max_epochs, max_hours, final_seeds, final_epochs)
+    plan = Plan(chosen, found, tuner or "asha", trials or 20, max_epochs, max_hours, final_seeds or 0, final_epochs)
     if out is None and not dry_run:
         raise ConfigError("mtk tune needs --out DIR, a new folder that keeps the trials, or --resume DIR")
     if out is None or dry_run:
-        show_plan(Search(out or Path("-"), plan), make_console())
+        show_plan(Search.planned(out or Path("-"), plan), make_console())
         typer.echo("dry run: nothing was trained or written")
         return 0
     return conduct(Search.create(out, plan, shlex.join(["mtk", *sys.argv[1:]])))

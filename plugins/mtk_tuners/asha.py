@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 from mtk import ConfigError, Job, SearchState, TrialRecord, Tuner
@@ -20,7 +21,7 @@ def promotable(trials: list[TrialRecord], rung: int, eta: int) -> TrialRecord | 
     """The best trial that waits at this rung among the top 1/eta of all that have reached it (their Algorithm 2)."""
     reached = [trial for trial in trials if len(trial.scores) >= rung]
     ranked = sorted(reached, key=lambda trial: (-max(trial.scores[:rung]), trial.number))
-    top = ranked[: len(ranked) // eta]
+    top = [trial for trial in ranked[: len(ranked) // eta] if trial.best > -math.inf]
     return next((trial for trial in top if len(trial.scores) == rung and trial.state == "paused"), None)
 
 
