@@ -437,3 +437,14 @@ def test_a_package_that_breaks_on_import_is_said_too(
     with pytest.raises(PluginError, match=f"^report 'html' needs {package}: pip install"):
         report(FULL, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_plots_of_rows_that_are_gone_are_taken_away(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    curve = Curve(1, {"a": [0.1, 0.2], "mean": [0.1, 0.2]}, {}, 2)
+    for name in ("old", "new"):
+        row = ScoreRow(name, {"a": [0.2], "mean": [0.2]}, best_epochs=[2], curves=[curve])
+        build("report", "html")(ScoreTable("t", ["a", "mean"], [row]), tmp_path)
+        (tmp_path / "plots" / "mine.svg").touch()
+    names = {file.name for file in (tmp_path / "plots").iterdir()}
+    assert any("new" in name for name in names) and not any("old" in name for name in names) and "mine.svg" in names

@@ -36,6 +36,9 @@ class HTML:
             raise _lacking("matplotlib") from error
         drawn = plots(table)
         page = render(table, drawn)
+        for old in (folder / "plots").glob("curves-*"):  # of rows that are gone, or have another name by now
+            if old.stem not in {plot.name for plot in drawn}:
+                old.unlink()
         for plot in drawn:
             write(folder / "plots" / f"{plot.name}.svg", plot.svg)
             write(folder / "plots" / f"{plot.name}.png", plot.png)
