@@ -97,9 +97,7 @@ def command(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
         subprocess.run(["bash", "-c", line], check=True)
         return
     arguments, wanted = words[1:], 0
-    if arguments[0] == "train" and "--resume" not in arguments:
-        arguments += SMALL_OPTIONS
-    elif arguments[0] == "tune":
+    if arguments[0] in ("train", "tune") and "--resume" not in arguments:
         arguments += SMALL_OPTIONS
     elif arguments[0] in ("reproduce", "ablate", "compare-single"):
         arguments += [*SMALL_OPTIONS, "--seeds", "1"]
@@ -126,7 +124,7 @@ def interrupted(show: Callable[..., None]) -> Callable[..., None]:
     return show_and_interrupt
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/tutorials/first-run.md", "docs/tutorials/reproduce-a-paper.md", "docs/tutorials/tune.md"])
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/tutorials/{page}.md" for page in ("first-run", "reproduce-a-paper", "tune"))])
 def test_page_runs(page: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, Any] = {"__name__": "page"}
     text = (ROOT / page).read_text(encoding="utf-8")
