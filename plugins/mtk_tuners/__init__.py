@@ -15,3 +15,9 @@ def register_tuners(register: Register) -> None:
         "many trials for an epoch, the best of them for more: pauses and promotes",
         paper="Li et al., MLSys 2020, arXiv 1810.05934",
     )
+    register(
+        "optuna",
+        "mtk_tuners.optuna_:Optuna",
+        "draws from a model of what scored well, and can stop what does not",
+        paper="Akiba et al., KDD 2019, arXiv 1907.10902",
+    )
