@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from mtk import plugins
@@ -92,8 +92,15 @@ class ModelConfig(Section):
 
     @field_validator("projection", "freeze", mode="before")
     @classmethod
-    def _none(cls, value: Any) -> Any:
-        return None if value == "none" else value  # TOML has no None: a recipe or --set takes a setting back so
+    def _word_or_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """`none` takes a setting back: TOML has no None."""
+        words = {"projection": ("hidden",), "freeze": ("embeddings", "encoder")}[str(info.field_name)]
+        if isinstance(value, str) and value not in words:
+            if value == "none":
+                return None
+            if not value.isdecimal():
+                raise PydanticCustomError("word_or_number", f"Expected a whole number, {', '.join(words)} or none")
+        return value
 
 
 class OptimConfig(Section):
@@ -301,7 +308,7 @@ def make_config(tree: Mapping[str, Any], where: str = "configuration") -> RunCon
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
-    path = [str(part) for part in problem["loc"]]
+    path = [str(part) for part in problem["loc"] if part != "constrained-int"]  # a member of a union is no key
     key = ".".join(path)
     if problem["type"] == "extra_forbidden":
         section: Any = RunConfig

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import mtk.device
 import mtk.plugins
 from tests import toy_plugin
 
@@ -19,8 +20,9 @@ def one_thread():
 
 @pytest.fixture
 def toys(monkeypatch):
-    """The installed plugins and the toys; nothing waits for the disk."""
+    """The installed plugins and the toys; nothing waits for the disk, and no choice depends on how busy it is here."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(mtk.device, "onednn_or_torch", lambda: "torch")
     monkeypatch.setattr(mtk.plugins, "_default", toy_plugin.manager())
 
 

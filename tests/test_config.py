@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -277,3 +278,19 @@ def test_merge(base, over, merged):
 def test_options_without_a_name_are_the_default_plugin_s():
     config = make_config({**TASKS, "mixer": {"rows": 500}})
     assert (config.mixer.name, config.mixer.options) == ("capped", {"rows": 500})
+
+
+@pytest.mark.parametrize(
+    "key, value, said",
+    [
+        ("freeze", "layers", "model.freeze: expected a whole number, embeddings, encoder or none, found 'layers'"),
+        ("freeze", -1, "model.freeze: input should be greater than or equal to 0, found -1"),
+        ("projection", "big", "model.projection: expected a whole number, hidden or none, found 'big'"),
+        ("projection", 0, "model.projection: input should be greater than or equal to 1, found 0"),
+    ],
+)
+def test_words_or_numbers(key, value, said):
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        make_config({**TASKS, "model": {key: value}})
+    assert getattr(make_config({**TASKS, "model": {key: "none"}}).model, key) is None
+    assert getattr(make_config({**TASKS, "model": {key: "2"}}).model, key) == 2
