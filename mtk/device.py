@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mtk.config import TrainConfig
 from mtk.errors import ConfigError
@@ -146,3 +147,21 @@ def _use(matmul: str) -> None:
     """oneDNN takes float32 products over where it may round them; `torch` leaves the process's setting alone."""
     if _PRODUCTS is not None and matmul == "onednn":
         _PRODUCTS.fp32_precision = "bf16"
+
+
+def rng_state(device: str) -> dict[str, Tensor]:
+    """The states of torch's global generators, which dropout draws from."""
+    states = {"cpu": torch.get_rng_state()}
+    if device == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state()
+    elif device == "mps":
+        states["mps"] = torch.mps.get_rng_state()
+    return states
+
+
+def set_rng_state(device: str, states: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"])
+    elif device == "mps" and "mps" in states:
+        torch.mps.set_rng_state(states["mps"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -81,3 +81,14 @@ class MultitaskModel(nn.Module):
         """How many parameters are shared, and how many each head has."""
         own = {name: sum(p.numel() for p in head.parameters()) for name, head in self.heads.items()}
         return sum(p.numel() for p in self.parameters()) - sum(own.values()), own
+
+
+def layer_groups(model: MultitaskModel, shared: Sequence[nn.Parameter]) -> dict[str, list[nn.Parameter]]:
+    """Shared parameters by layer: a name up to its first number (encoder.layer.3), or its first three parts."""
+    wanted, groups = set(shared), dict[str, list[nn.Parameter]]()
+    for name, p in model.named_parameters():
+        if p in wanted:
+            words = name.split(".")
+            end = next((place for place, word in enumerate(words) if word.isdigit()), min(1, len(words) - 2))
+            groups.setdefault(".".join(words[: end + 1]).removeprefix("encoder."), []).append(p)
+    return groups

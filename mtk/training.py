@@ -16,11 +16,13 @@ from torch import Tensor, nn
 
 from mtk.assembly import Parts
 from mtk.data import MicroBatch, Step, TaskRows, draw_rows, fuse, generator
+from mtk.device import rng_state, set_rng_state
 from mtk.errors import CheckpointError, ConfigError, MTKError, NonFiniteError
 from mtk.evaluation import Scores, evaluate
 from mtk.gradients import GradientEngine, GradientReport
 from mtk.interfaces import Progress, StepInfo
-from mtk.model import MultitaskModel
+from mtk.model import layer_groups
+from mtk.optimizer import make_optimizer
 
 Reason = Literal["epochs", "patience", "max_steps", "stopped"]
 
@@ -422,47 +424,6 @@ def unmoved(model: nn.Module) -> Iterator[None]:
             buffer.copy_(old)
 
 
-def layer_groups(model: MultitaskModel, shared: Sequence[nn.Parameter]) -> dict[str, list[nn.Parameter]]:
-    """Shared parameters by layer: a name up to its first number (encoder.layer.3), or its first three parts."""
-    wanted, groups = set(shared), dict[str, list[nn.Parameter]]()
-    for name, p in model.named_parameters():
-        if p in wanted:
-            words = name.split(".")
-            end = next((place for place, word in enumerate(words) if word.isdigit()), min(1, len(words) - 2))
-            groups.setdefault(".".join(words[: end + 1]).removeprefix("encoder."), []).append(p)
-    return groups
-
-
-def make_optimizer(parts: Parts) -> torch.optim.Optimizer:
-    """AdamW, fused where the device has it; weight decay on matrices only; a peak learning rate a layer.
-
-    The learning rate of what follows the encoder's layers is `optim.lr` (heads: `head_lr`), that of the last layer
-    `layer_decay` times as much, and so on down to the embeddings (Howard and Ruder, ACL 2018, arXiv 1801.06146).
-    Raises ConfigError where everything is frozen.
-    """
-    optim, model = parts.config.optim, parts.model
-    depths, top = model.encoder.depths(), model.encoder.layer_count + 1
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, p in model.named_parameters():
-        if not p.requires_grad:
-            continue
-        part, _, inner = name.partition(".")
-        lr = optim.lr * optim.layer_decay ** (top - depths[inner]) if part == "encoder" else optim.lr
-        lr = optim.head_lr or optim.lr if part == "heads" else lr
-        groups.setdefault((lr, optim.weight_decay if p.dim() > 1 else 0.0), []).append(p)
-    if not groups:
-        raise ConfigError(
-            "nothing is trained: the encoder is frozen, and neither heads nor a projection have parameters; freeze "
-            "less, give --projection hidden, or choose another --head"
-        )
-    fused = parts.hardware.device in ("cpu", "cuda")
-    return torch.optim.AdamW(
-        [{"params": some, "lr": lr, "peak_lr": lr, "weight_decay": decay} for (lr, decay), some in groups.items()],
-        lr=optim.lr,
-        fused=fused,
-    )
-
-
 def label_counts(batches: list[MicroBatch]) -> dict[str, int]:
     """Labelled items of a step's present tasks, over all its micro-batches."""
     counts: dict[str, int] = {}
@@ -470,21 +431,3 @@ def label_counts(batches: list[MicroBatch]) -> dict[str, int]:
         for name, part in batch.slices.items():
             counts[name] = counts.get(name, 0) + part.targets.count
     return counts
-
-
-def rng_state(device: str) -> dict[str, Tensor]:
-    """The states of torch's global generators, which dropout draws from."""
-    states = {"cpu": torch.get_rng_state()}
-    if device == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state()
-    elif device == "mps":
-        states["mps"] = torch.mps.get_rng_state()
-    return states
-
-
-def set_rng_state(device: str, states: Mapping[str, Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if device == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"])
-    elif device == "mps" and "mps" in states:
-        torch.mps.set_rng_state(states["mps"])

@@ -26,6 +26,7 @@ LAYERS = (
     ("space",),
     ("data", "device", "model", "gramian", "capture", "gradients", "tables", "rows"),
     ("assembly", "evaluation", "checkpoint", "datacheck"),
+    ("optimizer",),
     ("training",),
     ("run",),
     ("session", "inference", "results"),

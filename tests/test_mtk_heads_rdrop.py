@@ -15,11 +15,12 @@ from torch import nn
 import mtk
 from mtk import Classes, ConfigError, Features, Head, Range, Target, session
 from mtk.config import make_config
+from mtk.device import rng_state, set_rng_state
 from mtk.gradients import GradientEngine
 from mtk.interfaces import StepInfo
 from mtk.plugins import options
 from mtk.testing import check_head
-from mtk.training import StepDone, rng_state, set_rng_state
+from mtk.training import StepDone
 from mtk_combiners.pcgrad import PCGrad, pcgrad_weights
 from mtk_heads.concat import Concat
 from mtk_heads.concat_diff import ConcatDiff, compare
