@@ -189,6 +189,22 @@ def test_the_data_that_was_found_is_looked_for_nowhere_else(tmp_path, monkeypatc
     assert again.ended and all(len(t.scores) == 2 for t in again.trials)
 
 
+@pytest.mark.parametrize("space", ["optim.lr=loguniform(1e-3, 1e-1)", "model.encoder_dropout=uniform(0, 0.5)"])
+def test_trials_that_start_from_a_run_have_its_encoder(tmp_path, space):
+    for _ in session.start(toy_plugin.config(TASKS, train={"epochs": 1}), tmp_path / "run").run():
+        pass
+    config = mtk.configure(init=tmp_path / "run", epochs=1, threads=1, precision="fp32", device="cpu")
+    search = Search.create(tmp_path / "s", Plan(config, Space.parse([space]), "random", 2), "mtk tune")
+    search.stop()
+    run(search)
+    again = Search.resume(tmp_path / "s")
+    run(again)
+    assert [t.state for t in again.trials] == ["finished", "finished"], again.trials
+    for _ in session.start(mtk.configure(config=tmp_path / "s/best.toml"), tmp_path / "again").run():
+        pass
+    assert session.RunFolder(tmp_path / "again").scores["aggregate"] == again.best.best
+
+
 # ---------------------------------------------------------------------------------------------- kills
 
 
