@@ -31,6 +31,7 @@ def _finished(tmp_path_factory) -> Path:
     from mtk import session
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mtk.device, "onednn_or_torch", lambda: "torch")
         patch.setattr(mtk.plugins, "_default", toy_plugin.manager())
         out = tmp_path_factory.mktemp("runs") / "finished"
         for _ in session.start(toy_plugin.config(), out, "the command").run():
