@@ -45,7 +45,7 @@ def tune(
         _option(HOW, "The space of a TOML file or of a recipe (default: --recipe's, if it has one)."),
     ] = None,
     tuner: Annotated[
-        str | None, _option(HOW, "What decides: asha, random, grid, or NAME:OPTION=VALUE (default: asha).")
+        str | None, _option(HOW, "What decides: asha, random, grid, optuna, or NAME:OPTION=VALUE (default: asha).")
     ] = None,
     trials: Annotated[int | None, _option(HOW, "Trials that may begin (default: 20).", min=1)] = None,
     epochs: Annotated[int | None, _option(HOW, "Epochs of a whole trial (default: the configuration's).")] = None,
