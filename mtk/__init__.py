@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # type checkers would take these names for Any
         Encoder as Encoder,
         Encoding as Encoding,
         Example as Example,
+        Executor as Executor,
         Features as Features,
         GradientCombiner as GradientCombiner,
         Head as Head,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:  # type checkers would take these names for Any
         Scheduler as Scheduler,
         SearchState as SearchState,
         Source as Source,
+        Stage as Stage,
         StepInfo as StepInfo,
         Target as Target,
         Targets as Targets,
@@ -52,6 +54,7 @@ if TYPE_CHECKING:  # type checkers would take these names for Any
         Tokenizer as Tokenizer,
         TrialRecord as TrialRecord,
         Tuner as Tuner,
+        Worker as Worker,
     )
     from mtk.plugins import (
         build as build,
@@ -82,6 +85,7 @@ if TYPE_CHECKING:  # type checkers would take these names for Any
         Classes as Classes,
         Range as Range,
     )
+    from mtk.worker import start_worker as start_worker
 
 _HOME = {
     "mtk.errors": ("MTKError", "ConfigError", "DataError", "PluginError", "CheckpointError", "did_you_mean"),
@@ -90,6 +94,7 @@ _HOME = {
         "Encoder",
         "Encoding",
         "Example",
+        "Executor",
         "Features",
         "GradientCombiner",
         "Head",
@@ -100,6 +105,7 @@ _HOME = {
         "Scheduler",
         "SearchState",
         "Source",
+        "Stage",
         "StepInfo",
         "Target",
         "Targets",
@@ -109,6 +115,7 @@ _HOME = {
         "Tokenizer",
         "TrialRecord",
         "Tuner",
+        "Worker",
     ),
     "mtk.targets": ("Classes", "Range"),
     "mtk.recipes": ("Recipe", "load_recipe"),
@@ -122,6 +129,7 @@ _HOME = {
     "mtk.api": ("train",),
     "mtk.inference": ("TrainedModel", "load"),
     "mtk.run": ("RunFolder",),
+    "mtk.worker": ("start_worker",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

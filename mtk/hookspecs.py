@@ -86,6 +86,11 @@ def register_tuners(register: Register) -> None:
 
 
 @hookspec
+def register_executors(register: Register) -> None:
+    """Executors, where a search's trials are trained; built with ()."""
+
+
+@hookspec
 def register_exporters(register: Register) -> None:
     """Writers of prediction files in somebody's format; functions built with (), called with (model, folder, data)."""
 

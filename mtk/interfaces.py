@@ -365,11 +365,23 @@ class Augmentation(ABC):
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """A stretch of a trial's history: from the end of epoch `after` on, its weights were trained in trial `trial`, with
+    `parameters`."""
+
+    after: int
+    trial: int
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class TrialRecord:
     """One trial of a search so far: its parameters (dotted configuration keys) and its score after each epoch.
 
     scores: higher is better; one that is not a number counts as -inf. state: `paused` can be trained further; `stopped`
         was given up by the tuner; `finished` has all its epochs, or ended early; `failed` says why in `problem`.
+    stages: how its weights came to be, the first at 0. A trial that took over another's weights has that one's stages
+        and scores until then. Empty stands for one stage, its own.
     """
 
     number: int
@@ -377,6 +389,7 @@ class TrialRecord:
     scores: tuple[float, ...] = ()
     state: Literal["running", "paused", "stopped", "finished", "failed"] = "running"
     problem: str = ""
+    stages: tuple[Stage, ...] = ()
 
     @property
     def best(self) -> float:
@@ -392,6 +405,7 @@ class SearchState:
     sample: the parameters of trial number N, drawn from the space. combinations: every combination of the space's
         values, in order; raises ConfigError where a range has no end of them.
     space: the domain of each key, for a tuner that draws its own values.
+    changeable: the keys of the space that may change between two epochs of a trial; the others come with its weights.
     """
 
     trials: Sequence[TrialRecord]
@@ -401,15 +415,21 @@ class SearchState:
     sample: Callable[[int], Mapping[str, Any]]
     combinations: Callable[[], Sequence[Mapping[str, Any]]]
     space: Mapping[str, Any] = field(default_factory=dict)
+    changeable: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What to train next: a new trial with `parameters`, or `trial` further, until it has `epochs` behind it."""
+    """What to train next: a new trial with `parameters`, or `trial` further, until it has `epochs` behind it.
+
+    source: the trial whose weights, as they are now, `trial` takes over and goes on with under `parameters`; they
+        differ from the source's in `changeable` keys only. What `trial` had is given up, save the search's best.
+    """
 
     epochs: int
     parameters: Mapping[str, Any] | None = None
     trial: int | None = None
+    source: int | None = None
 
 
 class Tuner(ABC):
@@ -420,8 +440,58 @@ class Tuner(ABC):
 
     @abstractmethod
     def next(self, state: SearchState) -> Job | None:
-        """The next piece of work, asked when the one before it is over; None ends the search."""
+        """The next piece of work for a worker that is free; some trials may be running.
+
+        None: nothing before one of those is over; with none running it ends the search.
+        """
 
     def keep(self, state: SearchState, trial: TrialRecord) -> bool:
         """Whether a trial that has just ended an epoch goes on; False stops it for good."""
         return True
+
+
+class Worker(ABC):
+    """A process that trains trials, wherever it is; `mtk.start_worker` starts one here. Orders: see mtk.worker."""
+
+    @property
+    @abstractmethod
+    def alive(self) -> bool:
+        """Whether it can be given a job."""
+
+    @abstractmethod
+    def say(self, order: Any) -> None:
+        """Sends an order, which JSON can hold; a worker that is gone says so by its silence."""
+
+    @abstractmethod
+    def hear(self, seconds: float) -> dict[str, Any] | None:
+        """The next answer; an empty one where none came within `seconds`, None where the worker is gone."""
+
+    @abstractmethod
+    def end(self) -> int:
+        """Ends the process, whatever it does, and gives its exit code; a signal as a negative number."""
+
+
+class Executor(ABC):
+    """Where the trials of a search are trained, several side by side. Built with ()."""
+
+    @abstractmethod
+    def open(self, folder: Path, slots: int) -> list[str]:
+        """Makes sure that `slots` workers can run there and write into `folder`; lines that say where that is.
+
+        folder: absolute, there, and the search's. Raises ConfigError that says what to do.
+        """
+
+    @abstractmethod
+    def threads(self, slots: int) -> int | None:
+        """CPU threads for each of `slots` workers, unless the user names them; None leaves it to the worker."""
+
+    @abstractmethod
+    def start(self, log: Path) -> Worker:
+        """A worker that is ready for a job. log: what it prints goes there, behind what is there already.
+
+        Raises MTKError where none can be started.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leaves nothing behind; the workers have ended. May be called twice, and without `open`."""

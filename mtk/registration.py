@@ -16,7 +16,7 @@ from mtk.errors import PluginError, did_you_mean
 
 KINDS = (
     *("task", "head", "encoder", "combiner", "scheduler", "mixer", "augmentation", "tuner"),
-    *("exporter", "recipe", "report"),
+    *("executor", "exporter", "recipe", "report"),
 )
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _RECIPE = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)?")

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mtk.errors import CheckpointError, ConfigError, MTKError
+from mtk.interfaces import Worker
 
 if TYPE_CHECKING:
     from mtk.session import Session
@@ -32,10 +33,10 @@ def main() -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)  # nobody else reads an order,
     os.dup2(2, 1)  # and whatever prints goes to the log, not among the answers
-    Worker(source, sink).serve()
+    Trainer(source, sink).serve()
 
 
-class Worker:
+class Trainer:
     """Takes jobs from one stream and reports on another."""
 
     def __init__(self, source: TextIO, sink: TextIO) -> None:
@@ -142,8 +143,13 @@ def _one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
-class Process:
-    """The worker, seen from the search. Raises MTKError where no process can be started."""
+def start_worker(log: Path) -> Worker:
+    """A worker on this machine, which appends what it prints to `log`. Raises MTKError where none can be started."""
+    return Process(log)
+
+
+class Process(Worker):
+    """A worker on this machine, seen from the search."""
 
     def __init__(self, log: Path) -> None:
         try:

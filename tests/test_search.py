@@ -31,7 +31,7 @@ from mtk.search import Plan, Search
 from mtk.searchview import conduct
 from mtk.space import Space
 from mtk.training import EpochDone, StepDone
-from mtk.worker import Process, Worker
+from mtk.worker import Process, Trainer
 from tests import toy_plugin
 
 TASKS = {"words": {"batch_size": 8}, "pairs": {"head": "cosine"}}
@@ -49,7 +49,7 @@ class Here:
         self.orders: queue.Queue[str] = queue.Queue()
         self.answers: queue.Queue[Any] = queue.Queue()
         self.alive = True
-        threading.Thread(target=Worker(self.source(), self).serve, daemon=True).start()  # type: ignore[arg-type]
+        threading.Thread(target=Trainer(self.source(), self).serve, daemon=True).start()  # type: ignore[arg-type]
 
     def source(self) -> Iterator[str]:
         while True:

@@ -23,7 +23,8 @@ CHECKS: dict[str, Callable[..., None]] = {
 
 
 def check_registered(kind: str, name: str, **options: Any) -> None:
-    """Builds a registered plugin with these options and runs its kind's check; tuners and exporters are only built.
+    """Builds a registered plugin with these options and runs its kind's check; tuners, executors and exporters are only
+    built.
 
     Its options must have type hints and its constructor a docstring. Raises AssertionError, and MTKError where it
     cannot be built.

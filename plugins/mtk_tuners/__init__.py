@@ -1,4 +1,4 @@
-"""Built-in tuners: which settings a search tries, and how long."""
+"""Built-in tuners, which decide what settings a search tries and how long, and where its trials are trained."""
 
 from __future__ import annotations
 
@@ -21,3 +21,8 @@ def register_tuners(register: Register) -> None:
         "draws from a model of what scored well, and can stop what does not",
         paper="Akiba et al., KDD 2019, arXiv 1907.10902",
     )
+
+
+@hookimpl
+def register_executors(register: Register) -> None:
+    register("local", "mtk_tuners.local:Local", "worker processes on this machine")
