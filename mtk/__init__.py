@@ -72,6 +72,12 @@ if TYPE_CHECKING:  # type checkers would take these names for Any
         ScoreTable as ScoreTable,
         paired_difference as paired_difference,
     )
+    from mtk.searchrecord import (
+        Dimension as Dimension,
+        SearchRecord as SearchRecord,
+        TrialEpoch as TrialEpoch,
+        trial_history as trial_history,
+    )
     from mtk.settings import configure as configure
     from mtk.sweep import (
         Cell as Cell,
@@ -120,6 +126,7 @@ _HOME = {
     "mtk.targets": ("Classes", "Range"),
     "mtk.recipes": ("Recipe", "load_recipe"),
     "mtk.scoretable": ("Curve", "Difference", "ScoreRow", "ScoreTable", "paired_difference"),
+    "mtk.searchrecord": ("Dimension", "SearchRecord", "TrialEpoch", "trial_history"),
     "mtk.settings": ("configure",),
     "mtk.sweep": ("Cell", "Sweep"),
     "mtk.tables": ("TableRow", "read_table"),

@@ -21,7 +21,7 @@ LAYERS = (
     ("errors", "formats", "interfaces", "notices", "scoretable"),
     ("targets", "hookspecs"),
     ("options", "registration", "building", "plugins"),
-    ("domains",),
+    ("domains", "searchrecord"),
     ("config", "recipes", "settings"),
     ("space",),
     ("data", "device", "model", "gramian", "capture", "gradients", "tables", "rows"),
