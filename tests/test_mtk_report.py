@@ -386,7 +386,7 @@ def test_one_epoch_is_a_point_and_unequal_curves_end_where_they_end(monkeypatch:
     from mtk_report import plots
 
     figures = []
-    monkeypatch.setattr(plots, "_plot", lambda name, heading, text, figure: figures.append(figure))
+    monkeypatch.setattr(plots, "drawn", lambda name, heading, text, figure: figures.append(figure))
     plots.plots(table(SEEDS, ONE))
     _, compared, several, one = figures
     for axes in one.axes:
@@ -432,7 +432,8 @@ def test_a_package_that_breaks_on_import_is_said_too(
     package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     report = build("report", "html")
-    monkeypatch.delitem(sys.modules, "mtk_report.plots", raising=False)
+    for module in ("drawing", "plots"):
+        monkeypatch.delitem(sys.modules, f"mtk_report.{module}", raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(PluginError, match=f"^report 'html' needs {package}: pip install"):
         report(FULL, tmp_path)

@@ -2,82 +2,29 @@
 
 from __future__ import annotations
 
-import io
 import math
 import re
 import statistics
 import textwrap
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Literal
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 
 from mtk import Curve, ScoreRow, ScoreTable
+from mtk_report.drawing import BLUE, COMPARED, INK, ORANGE, Plot, drawn, epochs_below, limits, panels, styled
 from mtk_report.grid import one_line
-
-# Okabe and Ito's colours, which colour-blind people tell apart, the palest of them left out.
-BLUE, ORANGE, GREEN, PURPLE, RED, INK = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#222222"
-COMPARED = (BLUE, RED, GREEN, PURPLE, ORANGE, INK)
-FAINT, PAPER = "#d4d4d4", "#ffffff"
-STYLE: dict[Any, Any] = {
-    "figure.constrained_layout.use": True,
-    "font.family": ["DejaVu Sans"],  # comes with matplotlib
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": FAINT,
-    "grid.linewidth": 0.7,
-    "legend.frameon": False,
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
-    "text.parse_math": False,  # a name may hold `$`
-    "svg.fonttype": "none",
-}
-PANELS = 4  # side by side
 
 Dash = Literal["-", "--"]
 SPLITS: tuple[tuple[str, str, Dash], ...] = (("train", ORANGE, "-"), ("dev", BLUE, "--"))
 
 
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """One plot: the stem of its files, a heading, a line that explains it, and the two files' content."""
-
-    name: str
-    heading: str
-    text: str
-    svg: str
-    png: bytes
-
-    @property
-    def inline(self) -> str:
-        """The SVG element alone, for an HTML page: colours are the page's variables, ids carry the plot's name."""
-        svg = re.sub(r"<metadata>.*?</metadata>", "", self.svg[self.svg.index("<svg") :], flags=re.DOTALL)
-        svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg, count=2).replace("xlink:href", "href")
-        svg = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{self.name}-", svg)
-        for name, colour in {**COLOURS, "ink": INK, "faint": FAINT, "paper": PAPER}.items():
-            svg = re.sub(rf"([:\s]){colour}\b", rf"\1var(--{name})", svg)
-        return svg.replace("<svg", '<svg role="img"', 1)
-
-
-COLOURS = {f"c{place}": colour for place, colour in enumerate(COMPARED[:-1])}
-
-
 def plots(table: ScoreTable) -> list[Plot]:
     """The bars, the curves of up to six rows in one plot where there are two or more, and each row's curves."""
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
+    with styled():
         found = [_bars(table)] if any(_has_bar(table, row) for row in table.rows) else []
         rows = [row for row in table.rows if _columns(table, row)]
         if 1 < len(rows) <= len(COMPARED):
@@ -121,7 +68,7 @@ def _bars(table: ScoreTable) -> Plot:
     text = f"Score of each configuration in the column {one_line(column)}"
     text += ", ours beside the published one" if both else ""
     text += "; the whisker is ± one standard deviation over seeds." if _spread(table) else "."
-    return _plot("scores", "Scores", text, figure)
+    return drawn("scores", "Scores", text, figure)
 
 
 def _has_bar(table: ScoreTable, row: ScoreRow) -> bool:
@@ -154,8 +101,8 @@ def _one(table: ScoreTable, rows: Sequence[ScoreRow], place: int) -> Plot:
     row = rows[place]
     columns = _columns(table, row)
     trained = any(curve.train for curve in row.curves)
-    figure, panels = _panels(columns)
-    for axes, column in zip(panels, columns, strict=True):
+    figure, small = panels(columns, "epoch", "score")
+    for axes, column in zip(small, columns, strict=True):
         _limit(axes, rows, column)
         for split, colour, style in SPLITS:
             _lines(axes, row.curves, column, split, colour, style)
@@ -165,15 +112,15 @@ def _one(table: ScoreTable, rows: Sequence[ScoreRow], place: int) -> Plot:
     figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
     text = f"{_splits(trained)} score per epoch{_seeds(len(row.curves))}"
     slug = re.sub(r"[^a-z0-9]+", "-", row.name.lower()).strip("-")[:40].strip("-")
-    return _plot(f"curves-{place + 1}" + (f"-{slug}" if slug else ""), one_line(row.name), text, figure)
+    return drawn(f"curves-{place + 1}" + (f"-{slug}" if slug else ""), one_line(row.name), text, figure)
 
 
 def _compared(table: ScoreTable, rows: Sequence[ScoreRow]) -> Plot:
     """The rows over each other, a colour each; the mean over seeds alone."""
     columns = [column for column in table.columns if any(column in _columns(table, row) for row in rows)]
     trained = any(curve.train for row in rows for curve in row.curves)
-    figure, panels = _panels(columns, legends=2)
-    for axes, column in zip(panels, columns, strict=True):
+    figure, small = panels(columns, "epoch", "score", legends=2)
+    for axes, column in zip(small, columns, strict=True):
         _limit(axes, rows, column)
         for row, colour in zip(rows, COMPARED, strict=False):
             for split, _, style in SPLITS:
@@ -182,12 +129,12 @@ def _compared(table: ScoreTable, rows: Sequence[ScoreRow]) -> Plot:
         Line2D([], [], color=c, label=textwrap.shorten(r.name, 40, placeholder=" …"))
         for r, c in zip(rows, COMPARED, strict=False)
     ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), max(1, len(panels))))
+    figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), max(1, len(small))))
     handles = [Line2D([], [], color=INK, linestyle=style, label=split) for split, _, style in SPLITS[not trained :]]
     figure.legend(handles=handles, loc="outside lower right", ncols=2)
     text = f"{_splits(trained)} score per epoch of {len(rows)} configurations"
     text += "; the mean over seeds, as far as all have epochs." if any(len(r.curves) > 1 for r in rows) else "."
-    return _plot("curves", "Score per epoch", text, figure)
+    return drawn("curves", "Score per epoch", text, figure)
 
 
 def _splits(trained: bool) -> str:
@@ -213,32 +160,12 @@ def _mean(runs: Sequence[Sequence[float]]) -> list[float]:
     return [statistics.fmean(scores) for scores in zip(*runs, strict=False)]
 
 
-def _panels(columns: Sequence[str], legends: int = 1) -> tuple[Figure, list[Axes]]:
-    wide = min(PANELS, len(columns)) if len(columns) != PANELS + 1 else 3
-    high = math.ceil(len(columns) / wide)
-    figure = Figure(figsize=(max(2.6 * wide, 4.5) + 0.4, 2.4 * high + 0.4 * legends))
-    grid = figure.subplots(high, wide, squeeze=False)
-    for place, axes in enumerate(grid.flat):
-        if place >= len(columns):
-            axes.remove()
-            continue
-        axes.set_title(one_line(columns[place]))
-        if place + wide >= len(columns):
-            axes.set_xlabel("epoch")
-        if place % wide == 0:
-            axes.set_ylabel("score")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
-    return figure, list(grid.flat)[: len(columns)]
-
-
 def _limit(axes: Axes, rows: Sequence[ScoreRow], column: str) -> None:
     """Axes that hold the curves of all rows, so that the plots of two rows can be compared."""
     runs = [scores for row in rows for split in ("train", "dev") for scores in _scores(row.curves, column, split)]
-    values = [score for scores in runs for score in scores if math.isfinite(score)] or [0.0]
-    margin = 0.06 * (max(values) - min(values)) or 0.05
-    axes.set_ylim(min(values) - margin, max(values) + margin)
-    epochs = max(len(scores) for row in rows for c in row.curves for s in (c.train, c.dev) for scores in s.values())
-    axes.set_xlim(0.5 if epochs == 1 else 1 - 0.03 * epochs, epochs + (0.5 if epochs == 1 else 0.03 * epochs))
+    limits(axes, (score for scores in runs for score in scores))
+    curves = [curve for row in rows for curve in row.curves]
+    epochs_below(axes, max(len(scores) for c in curves for split in (c.train, c.dev) for scores in split.values()))
 
 
 def _lines(axes: Axes, curves: Sequence[Curve], column: str, split: str, colour: str, style: Dash) -> None:
@@ -258,23 +185,3 @@ def _line(axes: Axes, scores: Sequence[float], colour: str, style: Dash, width: 
     """One line; a single epoch is a point."""
     point: dict[str, Any] = {"marker": "s" if style == "-" else "o", "markersize": 6} if len(scores) == 1 else {}
     axes.plot(range(1, len(scores) + 1), scores, style, color=colour, linewidth=width, **point)
-
-
-# ---------------------------------------------------------------------------------------------- files
-
-
-def _plot(name: str, heading: str, text: str, figure: Figure) -> Plot:
-    svg, png = io.BytesIO(), io.BytesIO()
-    with _quiet(), matplotlib.rc_context({"svg.hashsalt": name}):
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
-        figure.savefig(png, format="png", dpi=160, metadata={"Software": None})
-    wider = svg.getvalue().decode().replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")  # of equal width
-    return Plot(name, heading, text, wider, png.getvalue())
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the warning for letters that the font lacks: in the SVG the reader's fonts have them."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        yield
