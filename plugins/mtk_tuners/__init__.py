@@ -16,6 +16,18 @@ def register_tuners(register: Register) -> None:
         paper="Li et al., MLSys 2020, arXiv 1810.05934",
     )
     register(
+        "ray-asha",
+        "mtk_tuners.ray_asha:RayASHA",
+        "stops what is not among the best so far, by the rule of Ray Tune's ASHAScheduler",
+        paper="Li et al., MLSys 2020, arXiv 1810.05934",
+    )
+    register(
+        "pbt",
+        "mtk_tuners.pbt:PBT",
+        "a population trains side by side; the worst go on from the weights of the best, under changed settings",
+        paper="Jaderberg et al. 2017, arXiv 1711.09846",
+    )
+    register(
         "optuna",
         "mtk_tuners.optuna_:Optuna",
         "draws from a model of what scored well, and can stop what does not",

@@ -8,6 +8,14 @@ from itertools import pairwise
 from mtk import ConfigError, Job, SearchState, TrialRecord, Tuner
 
 
+def check(first: int, eta: int) -> None:
+    """Raises ConfigError for options out of range."""
+    if first < 1:
+        raise ConfigError(f"first: expected at least 1 epoch, found {first}")
+    if eta < 2:
+        raise ConfigError(f"eta: expected at least 2, found {eta}")
+
+
 def rungs(first: int, eta: int, epochs: int) -> list[int]:
     """The epochs at which trials are compared: first * eta^k below `epochs`, then `epochs` itself."""
     found = []
@@ -37,10 +45,7 @@ class ASHA(Tuner):
     """
 
     def __init__(self, *, first: int = 1, eta: int = 3) -> None:
-        if first < 1:
-            raise ConfigError(f"first: expected at least 1 epoch, found {first}")
-        if eta < 2:
-            raise ConfigError(f"eta: expected at least 2, found {eta}")
+        check(first, eta)
         self.first, self.eta = first, eta
 
     def next(self, state: SearchState) -> Job | None:

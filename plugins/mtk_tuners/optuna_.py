@@ -16,7 +16,8 @@ class Optuna(Tuner):
     """Draws from a model of what has scored well so far, and stops trials that do not look promising.
 
     Every trial has all its epochs, but for those that the pruner stops. The study is made anew from the record at each
-    question, and what is drawn is a function of the record, the seed and the trial's number.
+    question, and what is drawn is a function of the record, the seed and the trial's number. With several slots, `tpe`
+    takes running trials for bad ones (constant liar), and so keeps away from them.
 
     sampler: `tpe` (Bergstra et al., NeurIPS 2011, multivariate) or `random`. pruner: `none`; `median` stops a trial
     whose best score so far is below the median of the others' after as many epochs; `halving` one that is not among the
@@ -62,13 +63,14 @@ class Optuna(Tuner):
         states, prune = optuna.trial.TrialState, False
         with _quiet(optuna):
             study = optuna.create_study(direction="maximize", pruner=pruner)
-            for one in state.trials[: trial.number + 1]:  # as it happened, since pruners remember
+            others = [one for one in state.trials if one.number != trial.number]
+            for one in [*others, trial]:  # pruners remember what they were asked
                 asked = study.ask()
                 for epoch, best in enumerate(_best_so_far(one), 1):
                     asked.report(best, epoch)
                     prune = asked.should_prune()
-                if one.number == trial.number:
-                    break
+                if one.state == "running":
+                    continue
                 if one.state == "failed" or not one.scores:
                     study.tell(asked, state=states.FAIL)
                 elif one.state == "stopped":
@@ -82,13 +84,14 @@ class Optuna(Tuner):
         own = (seed * 1_000_003 + number) % 2**32
         if self.sampler == "random":
             return samplers.RandomSampler(seed=own)
-        return samplers.TPESampler(n_startup_trials=self.startup, multivariate=True, seed=own)
+        return samplers.TPESampler(n_startup_trials=self.startup, multivariate=True, constant_liar=True, seed=own)
 
     def _past(self, trial: TrialRecord, known: Mapping[str, Distribution], searched: Mapping[str, Any]) -> Any:
         """A trial as the sampler sees it."""
         states = self._optuna.trial.TrialState
-        state = {"stopped": states.PRUNED, "failed": states.FAIL}.get(trial.state, states.COMPLETE)
-        if not trial.scores:
+        known_as = {"running": states.RUNNING, "stopped": states.PRUNED, "failed": states.FAIL}
+        state = known_as.get(trial.state, states.COMPLETE)
+        if state != states.RUNNING and not trial.scores:
             state = states.FAIL
         return self._optuna.trial.create_trial(
             state=state,
