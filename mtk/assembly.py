@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from mtk import plugins
-from mtk.config import Choice, RunConfig, spell_out
+from mtk.config import Choice, RunConfig, spell_out, spell_out_changes
 from mtk.data import EpochPlan, TaskRows, draw_rows, generator, tokenise
 from mtk.device import Hardware
-from mtk.errors import ConfigError, DataError, did_you_mean
+from mtk.errors import ConfigError, DataError, MTKError, did_you_mean
 from mtk.interfaces import Encoder, Example, GradientCombiner, Head, Mixer, Prediction, Scheduler, Task, TaskContext
 from mtk.model import MultitaskModel, Projection
+from mtk.options import check_options
 
 
 @dataclass
@@ -42,9 +43,7 @@ def assemble(config: RunConfig, hardware: Hardware, encoder: Encoder | None = No
     encoder: an encoder already loaded (a resumed or warm-started run's); else the configuration's is built.
     """
     torch.manual_seed(config.train.seed)
-    combiner = plugins.build("combiner", config.combiner.name, **config.combiner.options)
-    scheduler = plugins.build("scheduler", config.scheduler.name, **config.scheduler.options)
-    mixer: Mixer = plugins.build("mixer", config.mixer.name, **config.mixer.options)
+    combiner, scheduler, mixer = build_methods(config)
     tasks = build_tasks(config)
     trained = [name for name, task in tasks.items() if is_trained(config, task)]
     if not trained:
@@ -52,11 +51,6 @@ def assemble(config: RunConfig, hardware: Hardware, encoder: Encoder | None = No
     if config.train.step == "one" and config.train.diagnose == "layers":
         raise ConfigError(
             "--diagnose layers with --step one: a step of one task has no gradients to compare; leave out one of them"
-        )
-    if config.train.step == "one" and combiner.needs in ("gram", "gradients"):
-        raise ConfigError(
-            f"combiner '{config.combiner.name}' with --step one: a step holds one task, so there is nothing to "
-            "combine; use --step all or --combiner sum"
         )
     examples = {name: tasks[name].examples("train") for name in trained}
     dev = {name: task.examples("dev") for name, task in tasks.items()}
@@ -66,22 +60,60 @@ def assemble(config: RunConfig, hardware: Hardware, encoder: Encoder | None = No
     freeze(config, encoder)
     projection = build_projection(config, encoder.hidden_size)
     heads = build_heads(config, tasks, head_inputs(config, encoder.hidden_size))
+    check_changes(config, tasks, encoder)
     examples = {name: _limited(config, tasks[name], rows) for name, rows in examples.items()}
     for number, choice in enumerate(config.augment):
         examples = _augmented(config.train.seed, number, choice, tasks, examples)
     length = config.data.max_length
     train_rows = {n: tokenise(encoder, heads[n], tasks[n].paired, rows, length) for n, rows in examples.items()}
     dev_rows = {n: tokenise(encoder, heads[n], tasks[n].paired, rows, length) for n, rows in dev.items()}
-    plan = EpochPlan(
-        mixer,
-        {name: config.batch_size(name) for name in trained},
-        config.train.step,
-        config.train.epochs,
-        config.train.seed,
-    )
+    plan = make_plan(config, mixer, trained)
     model = MultitaskModel(encoder, heads, projection).to(hardware.torch_device)
     config = complete(config, tasks)
     return Parts(config, hardware, tasks, model, train_rows, dev_rows, combiner, scheduler, plan)
+
+
+def build_methods(config: RunConfig) -> tuple[GradientCombiner, Scheduler, Mixer]:
+    """Raises MTKError children; ConfigError where a step has nothing that the combiner could combine."""
+    combiner: GradientCombiner = plugins.build("combiner", config.combiner.name, **config.combiner.options)
+    scheduler: Scheduler = plugins.build("scheduler", config.scheduler.name, **config.scheduler.options)
+    mixer: Mixer = plugins.build("mixer", config.mixer.name, **config.mixer.options)
+    if config.train.step == "one" and combiner.needs in ("gram", "gradients"):
+        raise ConfigError(
+            f"combiner '{config.combiner.name}' with --step one: a step holds one task, so there is nothing to "
+            "combine; use --step all or --combiner sum"
+        )
+    return combiner, scheduler, mixer
+
+
+def make_plan(config: RunConfig, mixer: Mixer, trained: Sequence[str]) -> EpochPlan:
+    sizes, train = {name: config.batch_size(name) for name in trained}, config.train
+    return EpochPlan(mixer, sizes, train.step, train.epochs, train.seed)
+
+
+def plans_before(config: RunConfig, epoch: int, trained: Sequence[str]) -> list[EpochPlan]:
+    """The plan of each epoch before `epoch`, under the settings that were in force in it."""
+    return [make_plan(one, build_methods(one)[2], trained) for one in map(config.at, range(epoch))]
+
+
+def check_changes(config: RunConfig, tasks: Mapping[str, Task], encoder: Encoder) -> None:
+    """Refuses before anything is trained what a plugin would refuse in the middle of the run. Raises MTKError."""
+    for place, change in enumerate(config.changes):
+        then = config.at(change.after)
+        try:
+            with torch.random.fork_rng():
+                build_methods(then)
+                build_heads(then, tasks, head_inputs(then, encoder.hidden_size))
+            if (dropout := encoder_dropout(then)) != encoder_dropout(config):
+                name = encoder.spec[0]  # as checkpoints are loaded
+                known = {option.name: option for option in plugins.options("encoder", name)}
+                found = check_options(known, {"dropout": dropout}, f"encoder '{name}'")["dropout"]
+                if found is not None and not 0 <= found < 1:
+                    raise ConfigError(
+                        f"encoder.dropout: expected a number from 0 up to, not including, 1, found {found}"
+                    )
+        except MTKError as error:
+            raise type(error)(f"changes[{place}] (after epoch {change.after}): {error}") from error
 
 
 def complete(config: RunConfig, tasks: Mapping[str, Task]) -> RunConfig:
@@ -92,6 +124,7 @@ def complete(config: RunConfig, tasks: Mapping[str, Task]) -> RunConfig:
     update: dict[str, Any] = {
         "tasks": {n: own[n].model_copy(update={"head": spell_out("head", heads[n])}) for n in tasks},
         "augment": [spell_out("augmentation", choice) for choice in config.augment],
+        "changes": spell_out_changes(config),
         "data": config.data.model_copy(update=_found_data(config, tasks)),
     }
     for kind in ("encoder", "combiner", "scheduler", "mixer"):
@@ -134,6 +167,11 @@ def build_encoder(config: RunConfig) -> Encoder:
         options.setdefault("dropout", config.model.encoder_dropout)
     encoder: Encoder = plugins.build("encoder", config.encoder.name, **options)
     return encoder
+
+
+def encoder_dropout(config: RunConfig) -> Any:
+    """The encoder dropout that this run asks for; None keeps the checkpoint's."""
+    return config.encoder.options.get("dropout", config.model.encoder_dropout)
 
 
 def head_inputs(config: RunConfig, hidden_size: int) -> int:

@@ -6,7 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -14,6 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from mtk import plugins
 from mtk.building import one_line
+from mtk.changes import CAN_CHANGE, Change, changeable
 from mtk.errors import ConfigError, PluginError, did_you_mean
 from mtk.plugins import parse_spec
 
@@ -138,7 +139,10 @@ class TrainConfig(Section):
 
 
 class RunConfig(Section):
-    """Everything that decides a run. `init` is a finished run whose weights it starts from."""
+    """Everything that decides a run. `init` is a finished run whose weights it starts from.
+
+    changes: ascending; of equal `after`, the later one is laid on the earlier.
+    """
 
     tasks: dict[str, TaskConfig]
     encoder: Choice = Field(default_factory=lambda: Choice(name=DEFAULTS["encoder"]))
@@ -151,6 +155,7 @@ class RunConfig(Section):
     optim: OptimConfig = Field(default_factory=OptimConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     init: str | None = None
+    changes: list[Change] = Field(default_factory=list)
 
     @model_validator(mode="before")
     @classmethod
@@ -188,12 +193,45 @@ class RunConfig(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _sound_changes(self) -> Self:
+        """Every configuration that comes into force is one, and only what can change does."""
+        tree, before = self._without_changes() if self.changes else {}, 0
+        for place, change in enumerate(self.changes):
+            try:
+                if change.after < before:
+                    raise ConfigError(f"expected ascending epochs, found {change.after} behind {before}")
+                if change.after >= self.train.epochs:
+                    raise ConfigError(
+                        f"the run is over after {self.train.epochs} epochs; leave it out, or give more --epochs"
+                    )
+                tree, before = merge(tree, change.settings), change.after
+                _check_change(change, self, RunConfig.model_validate(tree))
+            except (ValidationError, ConfigError) as error:
+                problem = _first_problem(error) if isinstance(error, ValidationError) else str(error)
+                raise ValueError(f"changes[{place}] (after epoch {change.after}): {problem}") from error
+        return self
+
+    def at(self, epoch: int) -> RunConfig:
+        """The configuration in force in an epoch (from 0), with the changes that are still to come."""
+        later = [change for change in self.changes if change.after > epoch]
+        if len(later) == len(self.changes):
+            return self
+        tree = self._without_changes()
+        for change in self.changes[: -len(later) or None]:
+            tree = merge(tree, change.settings)
+        return RunConfig.model_validate(tree).model_copy(update={"changes": later})
+
     def batch_size(self, task: str) -> int:
         """Rows of the task per step."""
         return self.tasks[task].batch_size or self.train.batch_size
 
     def to_dict(self) -> dict[str, Any]:
-        return self.model_dump(exclude_none=True, by_alias=True)
+        changes = {"changes": [change.model_dump() for change in self.changes]} if self.changes else {}
+        return {**self._without_changes(), **changes}
+
+    def _without_changes(self) -> dict[str, Any]:
+        return self.model_dump(exclude_none=True, by_alias=True, exclude={"changes"})
 
     def to_toml(self) -> str:
         """A file that makes an equal configuration. Raises ConfigError for an option that TOML has no form for."""
@@ -224,6 +262,32 @@ def spell_out(kind: str, choice: AnyChoice) -> AnyChoice:
     }
     fields = choice.model_dump(exclude_none=True, by_alias=True, exclude=set(choice.options))
     return type(choice).model_validate({**fields, **defaults, **given})
+
+
+def spell_out_changes(config: RunConfig) -> list[Change]:
+    """The changes, each plugin that one of them brings in spelled out."""
+    out = []
+    for change in config.changes:
+        before, after = config.at(change.after - 1), config.at(change.after)
+        brought: dict[str, Any] = {
+            kind: spell_out(kind, getattr(after, kind)).model_dump()
+            for kind in ("combiner", "mixer", "scheduler")
+            if kind in change.settings and getattr(after, kind).name != getattr(before, kind).name
+        }
+        out.append(Change(after=change.after, settings={**change.settings, **brought}))
+    return out
+
+
+def _check_change(change: Change, run: RunConfig, changed: RunConfig) -> None:
+    """Raises ConfigError for a task that is not in the run, and for a setting that cannot change, or not so."""
+    for name in changed.tasks:
+        if name not in run.tasks:
+            raise ConfigError(f"tasks.{name}: no such task in this run{did_you_mean(name, run.tasks)}")
+    for key, _ in change.leaves():
+        if not changeable(key):
+            raise ConfigError(f"{key} cannot change in the middle of a run; what can: {CAN_CHANGE}")
+        if key == "model.encoder_dropout" and "dropout" in changed.encoder.options:
+            raise ConfigError(f"{key}: the encoder's own dropout overrides it; change encoder.dropout")
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -308,13 +372,13 @@ def make_config(tree: Mapping[str, Any], where: str = "configuration") -> RunCon
 
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
-    path = [str(part) for part in problem["loc"] if part != "constrained-int"]  # a member of a union is no key
-    key = ".".join(path)
+    path = [part for part in problem["loc"] if part != "constrained-int"]  # a member of a union is no key
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
     if problem["type"] == "extra_forbidden":
         section: Any = RunConfig
         for part in path[:-1]:
-            section = section.model_fields[part].annotation
-        return f"unknown key '{key}'{did_you_mean(path[-1], section.model_fields)}"
+            section = get_args(section)[0] if isinstance(part, int) else section.model_fields[part].annotation
+        return f"unknown key '{key}'{did_you_mean(str(path[-1]), section.model_fields)}"
     if problem["type"] == "missing":
         return f"'{key}' is missing"
     message = problem["msg"].removeprefix("Value error, ")

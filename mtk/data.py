@@ -182,13 +182,17 @@ def fuse(
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """How an epoch draws its steps: rows a task (from the mixer), rows a step, composition and seed."""
+    """How an epoch draws its steps: rows a task (from the mixer), rows a step, composition and seed.
+
+    earlier: the plans of the first epochs, where those had others.
+    """
 
     mixer: Mixer
     batch_sizes: Mapping[str, int]
     composition: Literal["all", "one"]
     epochs: int
     seed: int
+    earlier: Sequence[EpochPlan] = ()
 
     def rows(self, data: Mapping[str, TaskRows], epoch: int) -> dict[str, int]:
         sizes = {name: len(rows) for name, rows in data.items()}
@@ -225,7 +229,8 @@ class EpochPlan:
         """The share of each task's rows that were drawn at least once, from the first epoch to `steps` of `epoch`."""
         seen = {name: np.zeros(len(rows), np.bool_) for name, rows in data.items()}
         for number in range(epoch + 1):
-            for step in self.steps(data, number)[: steps if number == epoch else None]:
+            plan = self.earlier[number] if number < len(self.earlier) else self
+            for step in plan.steps(data, number)[: steps if number == epoch else None]:
                 for name, rows in step.rows.items():
                     seen[name][rows] = True
         return {name: float(marks.mean()) for name, marks in seen.items()}

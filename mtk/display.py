@@ -167,6 +167,9 @@ def show_plan(session: Session, console: Console) -> None:
     show_table(table, stacked, console)
     for line in changing_rows(session):
         say(console, line)
+    for change in parts.config.changes:
+        settings = ", ".join(f"{key.removesuffix('.name')} {value}" for key, value in change.leaves())
+        say(console, f"from epoch {change.after + 1}: {settings}")
     config, hardware = parts.config, parts.hardware
     say(
         console,

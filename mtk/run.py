@@ -191,10 +191,16 @@ class RunFolder:
 
     def rewind(self, position: Position) -> None:
         """Drops the metrics that came after `position`, which a resumed run will write again."""
+        begun = position.done - position.step  # counted anew where the settings changed
         kept = [
             line
             for line in self.metrics()
-            if line["done"] <= position.done and (line["event"] == "step" or line["epoch"] <= position.epoch)
+            if line["epoch"] <= position.epoch
+            or (
+                line["epoch"] == position.epoch + 1
+                and line["event"] == "step"
+                and begun < line["done"] <= position.done
+            )
         ]
         write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept))
 
@@ -255,7 +261,8 @@ def provenance(config: RunConfig, tasks: Mapping[str, Task]) -> dict[str, Any]:
     packages = ("torch", "tokenizers", "safetensors", "numpy", "scikit-learn", "transformers")
     chosen = [("task", choice.name) for choice in config.tasks.values()]
     chosen += [("head", c.head.name if c.head else tasks[name].default_head) for name, c in config.tasks.items()]
-    chosen += [(kind, getattr(config, kind).name) for kind in ("encoder", "combiner", "scheduler", "mixer")]
+    for one in (config, *(config.at(change.after) for change in config.changes)):
+        chosen += [(kind, getattr(one, kind).name) for kind in ("encoder", "combiner", "scheduler", "mixer")]
     chosen += [("augmentation", choice.name) for choice in config.augment]
     origins = {}
     for kind, name in chosen:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mtk.assembly import Parts, assemble
+from mtk.assembly import Parts, assemble, encoder_dropout, plans_before
 from mtk.building import one_line
 from mtk.checkpoint import (
     load_encoder,
@@ -19,25 +20,37 @@ from mtk.checkpoint import (
     save_model,
     save_training,
 )
-from mtk.config import Choice, RunConfig, differences, make_config, merge, spell_out
+from mtk.config import Choice, RunConfig, differences, make_config, merge, spell_out, spell_out_changes
 from mtk.device import Hardware, available, choose
 from mtk.errors import CheckpointError, ConfigError, MTKError
 from mtk.interfaces import Task
 from mtk.run import RunFolder, check_plugins, data_facts, provenance, this_process
-from mtk.training import EpochDone, Event, Finished, StepDone, Training
+from mtk.training import EpochDone, Event, Finished, StepDone, Training, position_of
 
 
 class Session:
-    """A run that is being trained. Iterate `run()`; call `stop()` to end after the current step, resumably."""
+    """A run that is being trained. Iterate `run()`; call `stop()` to end after the current step, resumably.
 
-    def __init__(self, parts: Parts, fresh: list[str], folder: RunFolder | None = None) -> None:
-        self.parts = parts
+    config: with all changes, also those behind us; `parts.config` is what is in force. Where a change is due, the run
+    *turns*: `training` and `parts` are built anew from its own checkpoint.
+    """
+
+    def __init__(
+        self, training: Training, fresh: list[str], folder: RunFolder | None = None, config: RunConfig | None = None
+    ) -> None:
+        self.training = training
         self.folder = folder
-        self.training = Training(parts)
+        self.config = config or training.config
         self.fresh = fresh  # what a warm start could not fill
         self._seconds = 0.0
+        self._stop = False
+
+    @property
+    def parts(self) -> Parts:
+        return self.training.parts
 
     def stop(self) -> None:
+        self._stop = True  # first: a turn may be replacing the loop
         self.training.stop_requested = True
 
     def run(self) -> Iterator[Event]:
@@ -47,7 +60,7 @@ class Session:
         start = time.perf_counter()
         left = False
         try:
-            for event in self.training.run():
+            for event in self._events(folder):
                 folder.record(event)
                 if not isinstance(event, StepDone):
                     folder.flush()
@@ -71,6 +84,21 @@ class Session:
                 with contextlib.suppress(MTKError):
                     folder.update(status="failed", seconds=self._clock(start))
             raise
+
+    def _events(self, folder: RunFolder) -> Iterator[Event]:
+        """What happens; after an epoch that was saved and has a change behind it, under the new settings."""
+        while True:
+            for event in self.training.run():
+                yield event
+                at = self.training.position
+                going_on = at.ended is None and not self._stop
+                if going_on and isinstance(event, EpochDone) and is_due(self.config, at.epoch):
+                    break
+            else:
+                return
+            self.training = load_last(folder, self.config, self.parts.hardware, load_training(folder.last))
+            if self._stop:
+                self.training.stop_requested = True
 
     def _clock(self, start: float) -> float:
         return round(self._seconds + time.perf_counter() - start, 1)
@@ -108,16 +136,17 @@ def start(config: RunConfig, out: Path | None, command: str = "") -> Session:
     """A new run; without `out` a dry one, which builds everything and writes nothing. Raises MTKError children."""
     if out is not None:
         RunFolder.check_out(out)
-    session = Session(*_assemble_new(config, choose(config.train)))
+    session = Session(*_new_training(config, choose(config.train)))
     session.folder = None if out is None else _new_folder(out, session.parts, command)
     return session
 
 
-def _assemble_new(config: RunConfig, hardware: Hardware) -> tuple[Parts, list[str]]:
-    """The parts of a run at its first step, and what a warm start could not fill."""
+def _new_training(config: RunConfig, hardware: Hardware) -> tuple[Training, list[str]]:
+    """A run at its first step, and what a warm start could not fill."""
     init, config = _init_folder(config)
-    parts = assemble(config, hardware, encoder=None if init is None else load_encoder(init, _dropout(config)))
-    return parts, [] if init is None else load_matching(init, parts.model)
+    parts = assemble(config, hardware, encoder=None if init is None else load_encoder(init, encoder_dropout(config)))
+    fresh = [] if init is None else load_matching(init, parts.model)
+    return Training(parts), fresh
 
 
 def _new_folder(out: Path, parts: Parts, command: str, **facts: Any) -> RunFolder:
@@ -137,16 +166,16 @@ def _new_folder(out: Path, parts: Parts, command: str, **facts: Any) -> RunFolde
     )
 
 
-def resume(path: Path, changes: dict[str, Any] | None = None) -> Session:
+def resume(path: Path, given: dict[str, Any] | None = None) -> Session:
     """Goes on with a run exactly where its last checkpoint left it. Raises MTKError children.
 
-    changes: settings that the user gave beside `--resume`; any that differ from the run's own are refused.
+    given: settings that the user gave beside `--resume`; any that differ from the run's own are refused.
     """
     folder = RunFolder.open(path)
     facts = folder.facts
     check_plugins(path, facts)
-    config = with_data_of(folder.config, changes := dict(changes or {}))
-    refuse_changes(config, changes)
+    config = with_data_of(folder.config, given := dict(given or {}))
+    refuse_others(config, given)
     state = load_training(folder.last) if folder.last.exists() else None
     if state and (ended := state["position"].get("ended")):
         folder.update(status="finished", ended=ended)  # a run that was killed just before it could say so
@@ -162,30 +191,61 @@ def resume(path: Path, changes: dict[str, Any] | None = None) -> Session:
             f"{path}: the run was on {hardware.device}, which is not here; start again with --init {path}"
         )
     if state is None:  # it was cut off before its first checkpoint: the same run from its first step
-        parts, fresh = _assemble_new(config, hardware.apply())
+        training, fresh = _new_training(config, hardware.apply())
+        check_data(path, facts, data_facts(training.parts.tasks))
     else:
-        parts, fresh = assemble(config, hardware.apply(), encoder=load_encoder(folder.last)), []
-        load_heads(folder.last, parts.model)
-    check_data(path, facts, data_facts(parts.tasks))
-    session = Session(parts, fresh, folder)
-    try:
-        if state is not None:
-            session.training.load_state_dict(state)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{folder.last}: the training state is damaged or another version's ({one_line(repr(error))}); start a new "
-            f"run with --init {path}"
-        ) from error
+        training, fresh = load_last(folder, config, hardware.apply(), state), []
+    session = Session(training, fresh, folder, config)
     session._seconds = float(facts.get("seconds", 0.0))
     folder.rewind(session.training.position)
     folder.update(status="running", process=this_process())
     return session
 
 
-def with_data_of(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
-    """The run's configuration with the data folder taken out of `changes`: the same files may have moved, and their
+def is_due(config: RunConfig, epoch: int) -> bool:
+    """Whether settings change at the start of this epoch."""
+    return any(change.after == epoch for change in config.changes)
+
+
+def load_last(folder: RunFolder, config: RunConfig, hardware: Hardware, state: Mapping[str, Any]) -> Training:
+    """A run as its last checkpoint left it; where that stands before the first step of an epoch with a change, turned.
+
+    Raises MTKError children.
+    """
+    with _reading_state(folder):
+        at = position_of(state)
+    turning = not at.step and is_due(config, at.epoch)
+    now = config.at(at.epoch)
+    encoder = load_encoder(folder.last, encoder_dropout(now) if turning else None)
+    parts = assemble(now, hardware, encoder=encoder)
+    load_heads(folder.last, parts.model)
+    check_data(folder.path, folder.facts, data_facts(parts.tasks))
+    since = max((change.after for change in config.changes if change.after <= at.epoch), default=0)
+    parts.plan = replace(parts.plan, earlier=plans_before(config, since, list(parts.train)))
+    training = Training(parts)
+    with _reading_state(folder):
+        if turning:
+            training.turn_state(state)
+        else:
+            training.load_state_dict(state)
+    return training
+
+
+@contextlib.contextmanager
+def _reading_state(folder: RunFolder) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{folder.last}: the training state is damaged or another version's ({one_line(repr(error))}); start a new "
+            f"run with --init {folder.path}"
+        ) from error
+
+
+def with_data_of(config: RunConfig, given: dict[str, Any]) -> RunConfig:
+    """The run's configuration with the data folder taken out of `given`: the same files may have moved, and their
     hashes are checked."""
-    data = dict(changes.pop("data", {}))
+    data = dict(given.pop("data", {}))
     folder, sample = data.pop("folder", None), data.pop("sample", None)
     if folder is not None and config.data.folder is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"folder": folder})})
@@ -194,7 +254,7 @@ def with_data_of(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
     if sample is not None and (sample == "always") != (config.data.sample == "always"):
         data["sample"] = sample
     if data:
-        changes["data"] = data
+        given["data"] = data
     return config
 
 
@@ -207,22 +267,25 @@ def fork(checkpoint: Path, config: RunConfig, out: Path, command: str = "") -> S
             f"{checkpoint}: a fork starts at an epoch's end, but this checkpoint lies inside an epoch"
         )
     RunFolder.check_out(out)
-    parts = assemble(config, choose(config.train), encoder=load_encoder(checkpoint, _dropout(config)))
-    session = Session(parts, load_matching(checkpoint, parts.model))
+    config = config.at(int(state["position"]["epoch"]))
+    parts = assemble(config, choose(config.train), encoder=load_encoder(checkpoint, encoder_dropout(config)))
+    fresh = load_matching(checkpoint, parts.model)
+    session = Session(Training(parts), fresh)
     session.training.fork_state(state, session.fresh)
     session.folder = _new_folder(out, parts, command, forked_from=str(checkpoint))
     return session
 
 
-def refuse_changes(config: RunConfig, changes: dict[str, Any]) -> None:
+def refuse_others(config: RunConfig, given: dict[str, Any]) -> None:
     """Raises ConfigError that names the first setting that differs from the run's own."""
-    if "tasks" in changes and set(changes["tasks"]) != set(config.tasks):
+    if "tasks" in given and set(given["tasks"]) != set(config.tasks):
         raise ConfigError(
-            f"--resume with changed tasks: the run has {', '.join(config.tasks)}, found {', '.join(changes['tasks'])}; "
+            f"--resume with changed tasks: the run has {', '.join(config.tasks)}, found {', '.join(given['tasks'])}; "
             "resume without --task, or start a new run with --init RUN"
         )
     old = config.to_dict()
-    new = make_config(merge(old, changes)).to_dict()
+    asked = make_config(merge(old, given))
+    new = asked.model_copy(update={"changes": spell_out_changes(asked)}).to_dict()
     for key, before, after in differences(old, new):
         raise ConfigError(
             f"--resume goes on exactly: {key} is {before!r} in the run, found {after!r}; resume without it, or start a "
@@ -262,8 +325,3 @@ def _init_folder(config: RunConfig) -> tuple[Path | None, RunConfig]:
 def _kind(encoder: Choice) -> tuple[str, dict[str, str]]:
     options = spell_out("encoder", encoder).options
     return encoder.name, {key: str(value) for key, value in options.items() if key != "dropout"}
-
-
-def _dropout(config: RunConfig) -> Any:
-    """The encoder dropout that this run asks for; None keeps the checkpoint's."""
-    return config.encoder.options.get("dropout", config.model.encoder_dropout)

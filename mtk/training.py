@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -370,15 +370,28 @@ class Training:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave: the run goes on bit for bit."""
-        position = state["position"]
-        self.position = Position(**{"gained": position["best"], **position})  # a state from before `min_gain`
+        self.position = position_of(state)
         self._rest_or_train()
-        lost = set(state["moments"]) - self.load_moments(state["moments"])
-        if lost:
-            raise CheckpointError(f"the optimizer's state does not fit the model: {', '.join(sorted(lost)[:5])}")
+        self._load_all_moments(state["moments"])
         self.parts.combiner.load_state_dict(state["combiner"])
         self.generator.set_state(state["generator"])
         set_rng_state(self.parts.hardware.device, state["rng"])
+
+    def turn_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from the run's own epoch end, under settings that change there: moments, epoch, the fraction of the
+        schedule and what early stopping remembers are taken over; combiner state and generators start fresh, the latter
+        seeded by the epoch. A turned state that is turned again stays the same."""
+        old, seed = position_of(state), self.config.train.seed
+        done = self._done_before(old.epoch, Progress(old.done, int(state["total"])))
+        self.position = replace(old, done=min(done, self.total - 1))
+        self._rest_or_train()
+        self._load_all_moments(state["moments"])
+        self.generator = generator(seed, "combiner", old.epoch)
+        torch.manual_seed(generator(seed, "turn", old.epoch).initial_seed())
+
+    def _load_all_moments(self, moments: Mapping[str, Mapping[str, Tensor]]) -> None:
+        if lost := set(moments) - self.load_moments(moments):
+            raise CheckpointError(f"the optimizer's state does not fit the model: {', '.join(sorted(lost)[:5])}")
 
     def load_moments(self, moments: Mapping[str, Mapping[str, Tensor]]) -> set[str]:
         """Optimizer moments by parameter name, where the shapes agree. Returns the names that found their place."""
@@ -398,10 +411,7 @@ class Training:
         Raises ConfigError where this run has no step left after the checkpoint's epoch.
         """
         old, train = Position(**state["position"]), self.config.train
-        if train.max_steps is None:  # the steps that these settings would have made until here
-            done = sum(self.parts.plan.step_count(self.parts.train, epoch) for epoch in range(old.epoch))
-        else:
-            done = round(Progress(old.done, int(state["total"])).fraction * self.total)
+        done = self._done_before(old.epoch, Progress(old.done, int(state["total"])))
         if old.epoch >= train.epochs or done >= self.total:
             raise ConfigError(
                 f"the checkpoint stands after epoch {old.epoch}, and a run of {train.epochs} epochs and {self.total} "
@@ -411,6 +421,18 @@ class Training:
         self._rest_or_train()
         others = tuple(f"{part.replace('head ', 'heads.')}." for part in fresh)  # their parameters' names begin so
         self.load_moments({name: moment for name, moment in state["moments"].items() if not name.startswith(others)})
+
+    def _done_before(self, epoch: int, progress: Progress) -> int:
+        """The steps that these settings would have made until an epoch; with `max_steps`, those of equal progress."""
+        if self.config.train.max_steps is None:
+            return sum(self.parts.plan.step_count(self.parts.train, number) for number in range(epoch))
+        return round(progress.fraction * self.total)
+
+
+def position_of(state: Mapping[str, Any]) -> Position:
+    """The position that `state_dict` holds."""
+    position = state["position"]
+    return Position(**{"gained": position["best"], **position})  # a state from before `min_gain`
 
 
 @contextmanager

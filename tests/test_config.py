@@ -30,7 +30,7 @@ def problem(tree) -> str:
         ({"optim": {"lrr": 1e-3}}, ["unknown key 'optim.lrr'", "did you mean 'lr'"]),
         ({"train": {"epoch": 1}}, ["unknown key 'train.epoch'", "did you mean 'epochs'"]),
         ({"data": {"maxlength": 1}}, ["unknown key 'data.maxlength'", "did you mean 'max_length'"]),
-        ({"zzz": 1}, ["unknown key 'zzz'", "known: augment, combiner"]),
+        ({"zzz": 1}, ["unknown key 'zzz'", "known: augment, changes"]),
         ({"optim": {"lr": "fast"}}, ["optim.lr", "valid number", "'fast'"]),
         ({"optim": {"lr": 0}}, ["optim.lr", "greater than 0", "found 0"]),
         ({"optim": {"lr": float("nan")}}, ["optim.lr", "finite", "nan"]),
@@ -147,6 +147,10 @@ EVERYTHING = {
         "nonfinite": "skip", "diagnose": "layers", "diagnose_every": 7,
     },
     "init": "runs/a",
+    "changes": [
+        {"after": 1, "settings": {"optim": {"lr": 0.1 + 0.2}, "combiner": "pcgrad", "mixer": {"rows": None}}},
+        {"after": 1, "settings": {"tasks": {"sst": {"weight": 2, "head": {"dropout": 0.3}}}, "encoder": {"dropout": 0}}},
+    ],
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ LAYERS = (
     ("targets", "hookspecs"),
     ("options", "registration", "building", "plugins"),
     ("domains", "searchrecord"),
-    ("config", "recipes", "settings"),
+    ("changes", "config", "recipes", "settings"),
     ("space",),
     ("data", "device", "model", "gramian", "capture", "gradients", "tables", "rows"),
     ("assembly", "evaluation", "checkpoint", "datacheck"),

@@ -192,8 +192,8 @@ def train(
     if resume is not None:
         if out is not None or seeds > 1 or dry_run:
             raise ConfigError("--resume goes on in the run's own folder: give it no --out, --seeds or --dry-run")
-        changes = tree_of(recipe=recipe, config=config, tasks=task or [], settings=set_ or [], **given)
-        return _train(session.resume(resume, changes))
+        beside = tree_of(recipe=recipe, config=config, tasks=task or [], settings=set_ or [], **given)
+        return _train(session.resume(resume, beside))
     chosen = configure(recipe=recipe, config=config, tasks=task or [], settings=set_ or [], **given)
     if dry_run:
         console = make_console()
