@@ -1,23 +1,31 @@
-"""Files as tables: tab- or comma-separated with a header, or JSON lines. Knows lines and fields, no tasks."""
+"""Files as tables: separated fields with a header, JSON lines, or Parquet. Knows lines and fields, no tasks."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mtk.errors import DataError
+from mtk.errors import DataError, PluginError
 
 QUOTE_HINT = "a double quote at the start of a text that never closes swallows what follows"
+DELIMITERS = ("\t", ",", ";", "|")  # those that are looked for, the likeliest first
+LEGACY = "cp1252"  # what Western files are in that are not UTF-8
+_BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_LOOKED_AT = 50  # rows, where several delimiters could be meant
+_MOST_ACCENTED = 0.3  # share of a Western text's letters that are not ASCII: French has 4%
 
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """One record: the line it begins at, its fields by column, and what is structurally wrong with it, if anything."""
+    """One record: the line it begins at (Parquet: its number, from 1), its fields by column, and what is structurally
+    wrong with it, if anything."""
 
     line: int
     fields: dict[str, Any] = field(default_factory=dict)
@@ -26,16 +34,26 @@ class TableRow:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A file's column names, and its rows; `rows` raises DataError where the file breaks off being a table."""
+    """A file's column names, and its rows; `rows` raises DataError where the file breaks off being a table.
+
+    form: what the file was read as, for people. delimiter: None where fields are not separated by one.
+    """
 
     columns: tuple[str, ...]
     rows: Iterator[TableRow]
+    form: str = ""
+    delimiter: str | None = None
 
 
-def read_table(file: Path) -> Table:
-    """A file as a table. Its form is told from its first line; a name that ends in .jsonl is held to its word.
+def read_table(
+    file: Path, *, delimiter: str | None = None, encoding: str | None = None, guess_encoding: bool = False
+) -> Table:
+    """A file as a table. Its form is told from its content; a name that ends in .jsonl is held to its word.
 
-    Raises DataError that names file and line where it is no UTF-8 text or no table, is empty or cannot be read.
+    delimiter, encoding: of the file, where they are known; else what the header shows, and UTF-8.
+    guess_encoding: what is marked as UTF-16 is read so, and what is no UTF-8 and looks Western as cp1252. Raises
+    DataError that names file and line where it is no text or no table, is empty or cannot be read; PluginError for
+    Parquet without pyarrow.
     """
     try:
         content = file.read_bytes()
@@ -43,60 +61,123 @@ def read_table(file: Path) -> Table:
         raise DataError(f"{file}: no such file") from None
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
-    return parse_table(content, file)
+    return parse_table(content, file, delimiter=delimiter, encoding=encoding, guess_encoding=guess_encoding)
 
 
-def parse_table(content: bytes, file: Path) -> Table:
-    """The content of a file, or of a stream that messages call `file`, as a table. Raises DataError."""
-    text = _text(content, file)
+def parse_table(
+    content: bytes,
+    file: Path,
+    *,
+    delimiter: str | None = None,
+    encoding: str | None = None,
+    guess_encoding: bool = False,
+) -> Table:
+    """The content of a file, or of a stream that messages call `file`, as a table. Raises as `read_table` does."""
+    if content.startswith(b"PAR1"):
+        return _parquet(content, file)
+    text, how = decode(content, file, encoding, guess_encoding)
     first = text.lstrip("\r\n").splitlines()[0]
     if first.lstrip().startswith("["):
         raise DataError(f"{file}:1: expected one JSON object a line or a table with a header, found a JSON list")
     if first.lstrip().startswith("{") or file.suffix.lower() in (".jsonl", ".ndjson"):
-        return _json_lines(file, text)
-    return _separated(file, text, _delimiter(first))
+        return _json_lines(file, text, f"JSON lines, {how}")
+    found = delimiter or _delimiter(text)
+    shown = {"\t": "tab-separated"}.get(found, f"separated by '{found}'")
+    return _separated(file, text, found, f"{shown}, {how}")
 
 
-def _text(content: bytes, file: Path) -> str:
-    """The content's text, without a byte order mark."""
+def decode(content: bytes, file: Path, encoding: str | None = None, guess: bool = False) -> tuple[str, str]:
+    """A text without a byte order mark, and the name of its encoding. Raises DataError that names the first byte that
+    cannot be read, and for an empty text.
+
+    encoding: None stands for UTF-8. guess: as for `read_table`.
+    """
+    marked = next((name for mark, name in _BOMS if content.startswith(mark) and (guess or name == "utf-8-sig")), None)
+    if encoding is not None:
+        try:
+            named = codecs.lookup(encoding).name
+        except LookupError:
+            raise DataError(
+                f"{file}: unknown encoding '{encoding}'; expected one such as utf-8, cp1252, latin-1 or utf-16"
+            ) from None
+        name, how = ("utf-8-sig" if named == "utf-8" else encoding), encoding
+    else:
+        name = marked or "utf-8"
+        how = {"utf-8": "UTF-8", "utf-8-sig": "UTF-8 with a byte order mark", "utf-16": "UTF-16"}[name]
     try:
-        text = content.decode("utf-8-sig")
+        text = content.decode(name)
     except UnicodeDecodeError as error:
-        # A stripped byte order mark shifts the error's offsets by 3.
-        start = error.start + (3 if content.startswith(b"\xef\xbb\xbf") else 0)
-        line = content.count(b"\n", 0, start) + 1
-        raise DataError(
-            f"{file}:{line}: expected UTF-8, found byte 0x{content[start]:02x} at byte offset {start};"
-            " save the file as UTF-8"
-        ) from None
+        start = error.start + (3 if marked == name == "utf-8-sig" else 0)  # the error does not count the mark
+        if not (guess and name == "utf-8" and _looks_western(content)):
+            raise DataError(_undecodable(content, file, start, how, guess)) from None
+        text, line = content.decode(LEGACY), _line_at(content, start)
+        how = f"{LEGACY} (no UTF-8: byte 0x{content[start]:02x} in line {line})"
+    except UnicodeError as error:
+        raise DataError(f"{file}: expected {how}, which it is not: {error}") from None
     if not text.strip():
         raise DataError(f"{file}: expected a header and rows, found an empty file ({len(content)} bytes)")
     if "\0" in text:
-        line = content.count(b"\n", 0, content.index(b"\0")) + 1
+        line = text.count("\n", 0, text.index("\0")) + 1
         raise DataError(f"{file}:{line}: expected text, found a NUL byte; is the file binary, or UTF-16?")
-    return text
+    return text, how
 
 
-def _delimiter(header: str) -> str:
-    if "\t" in header:
-        return "\t"
-    if "," in header:
-        return ","
-    # A header of one column: under a tab a line's own commas stay in its text.
-    return ";" if ";" in header else "\t"
+def _line_at(content: bytes, place: int) -> int:
+    return content.count(b"\n", 0, place) + 1
 
 
-def _separated(file: Path, text: str, delimiter: str) -> Table:
+def _undecodable(content: bytes, file: Path, start: int, how: str, guess: bool) -> str:
+    wanted = how.split()[0]
+    advice = (
+        'name its encoding, such as encoding = "cp1251", or save it as UTF-8' if guess else "save the file as UTF-8"
+    )
+    found = f"found byte 0x{content[start]:02x} at byte offset {start}"
+    return f"{file}:{_line_at(content, start)}: expected {wanted}, {found}; {advice}"
+
+
+def _looks_western(content: bytes) -> bool:
+    """Whether it can be cp1252, and most of its letters are ASCII, as in the languages that are written in it."""
+    try:
+        letters = re.findall(r"[^\W\d_]", content.decode(LEGACY))
+    except UnicodeDecodeError:
+        return False
+    return sum(letter > "\x7f" for letter in letters) <= _MOST_ACCENTED * len(letters)
+
+
+def _delimiter(text: str) -> str:
+    """The one that the header holds; of several, the one under which most rows have as many fields as it."""
+    header = text.lstrip("\r\n").splitlines()[0]
+    found = [one for one in DELIMITERS if one in header]
+    if len(found) < 2 or found[0] == "\t":
+        # A header of one column: under a tab a line's own commas stay in its text.
+        return found[0] if found else "\t"
+    return max(found, key=lambda one: _fitting(text, one))  # the first of equals
+
+
+def _fitting(text: str, delimiter: str) -> float:
+    """The share of the first rows that have the header's number of fields."""
+    reader = csv.reader(io.StringIO(text.lstrip("\r\n"), newline=""), delimiter=delimiter)
+    try:
+        rows = [row for row, _ in zip(reader, range(_LOOKED_AT), strict=False) if row]
+    except csv.Error:
+        return 0.0
+    return sum(len(row) == len(rows[0]) for row in rows) / len(rows) if len(rows[0]) > 1 else 0.0
+
+
+def _separated(file: Path, text: str, delimiter: str, form: str) -> Table:
     # Tab-separated files are read with Python's default, lenient quoting: stray quotes are common in them.
     lines: list[str] = []
     source = _noted(io.StringIO(text, newline=""), lines)
-    reader = csv.DictReader(source, delimiter=delimiter, strict=delimiter != "\t")
+    try:
+        reader = csv.DictReader(source, delimiter=delimiter, strict=delimiter != "\t")
+    except TypeError as error:
+        raise DataError(f"{file}: delimiter: expected one character, found '{delimiter}'") from error
     try:
         columns = tuple(name.strip() for name in reader.fieldnames or ())
     except csv.Error as error:
         raise DataError(f"{file}:1: the header cannot be read: {error}; {QUOTE_HINT}") from None
     reader.fieldnames = columns
-    return Table(columns, _separated_rows(file, reader, delimiter, lines))
+    return Table(columns, _separated_rows(file, reader, delimiter, lines), form, delimiter)
 
 
 def _noted(stream: Iterable[str], lines: list[str]) -> Iterator[str]:
@@ -148,12 +229,12 @@ def _swallowed(values: list[str], delimiter: str) -> str | None:
     return None
 
 
-def _json_lines(file: Path, text: str) -> Table:
+def _json_lines(file: Path, text: str, form: str) -> Table:
     rows = [_json_row(line, content) for line, content in enumerate(text.split("\n"), 1) if content.strip()]
-    columns = next((tuple(row.fields) for row in rows if row.problem is None), ())
+    columns = tuple(dict.fromkeys(column for row in rows for column in row.fields))
     if not columns:
         raise DataError(f"{file}:{rows[0].line}: expected one JSON object a line, {rows[0].problem or 'found {}'}")
-    return Table(columns, iter(rows))
+    return Table(columns, iter(rows), form)
 
 
 def _json_row(line: int, content: str) -> TableRow:
@@ -164,3 +245,19 @@ def _json_row(line: int, content: str) -> TableRow:
     if not isinstance(value, dict):
         return TableRow(line, problem=f"found a JSON {type(value).__name__} where an object was expected")
     return TableRow(line, value)
+
+
+def _parquet(content: bytes, file: Path) -> Table:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise PluginError(f"{file}: reading Parquet needs pyarrow: pip install 'multitask-toolkit[parquet]'") from error
+    try:
+        table = parquet.read_table(pyarrow.BufferReader(content))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{file}: no Parquet file, or a damaged one: {error}") from error
+    if not table.num_rows:
+        raise DataError(f"{file}: expected rows, found none")
+    rows = (TableRow(number, fields) for number, fields in enumerate(table.to_pylist(), 1))
+    return Table(tuple(table.column_names), rows, "Parquet")
