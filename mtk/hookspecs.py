@@ -2,6 +2,8 @@
 
 A plugin is a module named by an entry point of the group `mtk`. It marks its hooks with `mtk.hookimpl`:
 
+    MTK_API = 1
+
     @mtk.hookimpl
     def register_combiners(register):
         register("pcgrad", "mtk_combiners.pcgrad:PCGrad", "project away conflicts", paper="arXiv 2001.06782")
@@ -14,7 +16,7 @@ from typing import Any, Protocol
 
 import pluggy
 
-API_VERSION = 1
+API_VERSION = 1  # of hooks and kinds; a plugin that says another MTK_API is refused
 hookspec = pluggy.HookspecMarker("mtk")
 hookimpl = pluggy.HookimplMarker("mtk")
 

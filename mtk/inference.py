@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,12 @@ from mtk.checkpoint import load_encoder, load_heads, read_description
 from mtk.config import RunConfig, TrainConfig
 from mtk.data import MicroBatch, TaskRows, evaluation_batches, fuse, tokenise
 from mtk.device import Hardware, choose
-from mtk.errors import CheckpointError, ConfigError, DataError, did_you_mean
+from mtk.errors import CheckpointError, ConfigError, DataError, PluginError, did_you_mean
 from mtk.evaluation import Scores, predict, predict_together, score
-from mtk.interfaces import Example, Prediction, Source, Task, TaskContext
+from mtk.interfaces import Encoder, Example, Head, Prediction, Source, Task, TaskContext
 from mtk.model import MultitaskModel
 from mtk.rows import Row, can_read, found_in, numbered, to_example, wanted_by
-from mtk.run import RunFolder, check_plugins
+from mtk.run import RunFolder, why_missing
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,24 @@ class SplitRows:
 
 
 class TrainedModel:
-    """A run's best model with its tasks. `model` and `tasks` are open to use; nothing here trains."""
+    """A run's best model with its tasks. `model` and `tasks` are open to use; nothing here trains.
 
-    def __init__(self, config: RunConfig, tasks: Mapping[str, Task], model: MultitaskModel, hardware: Hardware) -> None:
+    left_out: the run's other tasks, each with the reason: a plugin that is not installed, or broken.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        tasks: Mapping[str, Task],
+        model: MultitaskModel,
+        hardware: Hardware,
+        left_out: Mapping[str, str] | None = None,
+    ) -> None:
         self.config = config
         self.tasks = dict(tasks)
         self.model = model
         self.hardware = hardware
+        self.left_out = dict(left_out or {})
 
     def predict(self, task: str, rows: Iterable[Row]) -> list[Prediction]:
         """One prediction a row. A row is a text, a (text, text) pair, a mapping by the task's columns, or an Example.
@@ -157,6 +170,8 @@ class TrainedModel:
         return task
 
     def _task(self, name: str) -> Task:
+        if name in self.left_out:
+            raise PluginError(f"task '{name}' is left out: {self.left_out[name]}")
         if name not in self.tasks:
             raise DataError(f"the run has no task '{name}'{did_you_mean(name, self.tasks)}")
         return self.tasks[name]
@@ -174,12 +189,13 @@ def load(
 ) -> TrainedModel:
     """The best model of a run folder. Raises CheckpointError for a damaged, foreign or unfinished one.
 
+    A task whose own plugin or head's is missing or broken is in `left_out`, and a warning says which package to
+    install; PluginError where that is all of them, or the encoder. Nothing but installed plugins is imported.
     device: auto, cpu, cuda or mps. threads: of the CPU; default torch's own.
     data: a folder to take rows from instead of the run's own.
     """
     folder = RunFolder.open(Path(run))
     config, facts = folder.config, folder.facts
-    check_plugins(folder.path, facts)
     best = folder.best
     if not best.is_dir():
         status = facts.get("status", "unknown")
@@ -193,14 +209,54 @@ def load(
         )
     description = read_description(best)
     _check_shape(best, description)
-    tasks = _tasks(config, facts, None if data is None else Path(data))
+    left_out = _left_out(config, facts)
+    tasks = _tasks(config, facts, None if data is None else Path(data), left_out)
     _check_labels(best, description, tasks)
     hardware = _hardware(facts.get("hardware") or {}, device, threads)
-    encoder = load_encoder(best)
-    heads = build_heads(config, tasks, head_inputs(config, encoder.hidden_size))
+    encoder = _encoder(folder, config, facts)
+    heads = _heads(config, tasks, encoder.hidden_size, left_out)
+    if not heads:
+        raise PluginError(f"{folder.path}: {next(iter(left_out.values()))}")
+    for name, why in left_out.items():
+        warnings.warn(f"{folder.path}: task '{name}' is left out: {why}", stacklevel=2)
     model = MultitaskModel(encoder, heads, build_projection(config, encoder.hidden_size))
     load_heads(best, model)
-    return TrainedModel(config, tasks, model.to(hardware.torch_device).eval(), hardware)
+    tasks = {name: tasks[name] for name in heads}
+    return TrainedModel(config, tasks, model.to(hardware.torch_device).eval(), hardware, left_out)
+
+
+def _left_out(config: RunConfig, facts: Mapping[str, Any]) -> dict[str, str]:
+    """The tasks whose own plugin or head's is not here, and which package has it."""
+    chosen = {n: [("task", c.name), *([("head", c.head.name)] if c.head else [])] for n, c in config.tasks.items()}
+    missing = {name: [why_missing(facts, *one) for one in used] for name, used in chosen.items()}
+    return {name: next(filter(None, why)) for name, why in missing.items() if any(why)}
+
+
+def _encoder(folder: RunFolder, config: RunConfig, facts: Mapping[str, Any]) -> Encoder:
+    try:
+        return load_encoder(folder.best)
+    except PluginError as error:
+        raise PluginError(f"{folder.path}: {why_missing(facts, 'encoder', config.encoder.name) or error}") from error
+
+
+def _heads(config: RunConfig, tasks: Mapping[str, Task], hidden_size: int, left_out: dict[str, str]) -> dict[str, Head]:
+    """The tasks' heads; one that cannot be built goes into `left_out`."""
+    heads: dict[str, Head] = {}
+    for name, task in tasks.items():
+        with _fault_noted(name, left_out):
+            heads |= build_heads(config, {name: task}, head_inputs(config, hidden_size))
+    return heads
+
+
+@contextmanager
+def _fault_noted(name: str, left_out: dict[str, str]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        fault = plugins.blamed(error)
+        if fault is None:
+            raise
+        left_out[name] = str(fault)
 
 
 def _hardware(trained_on: Mapping[str, Any], device: str, threads: int | None) -> Hardware:
@@ -214,13 +270,16 @@ def _hardware(trained_on: Mapping[str, Any], device: str, threads: int | None) -
     return Hardware(found.device, trained_on.get("precision", "fp32") if same else "fp32", found.threads, found.matmul)
 
 
-def _tasks(config: RunConfig, facts: Mapping[str, Any], data: Path | None) -> dict[str, Task]:
+def _tasks(config: RunConfig, facts: Mapping[str, Any], data: Path | None, left_out: dict[str, str]) -> dict[str, Task]:
+    """The tasks that are not in `left_out`; one that cannot be built goes there."""
     place = data or (Path(config.data.folder) if config.data.folder else None)
     tasks: dict[str, Task] = {}
     for name, choice in config.tasks.items():
-        of_sample = data is None and facts.get("data", {}).get(name, {}).get("sample", False)
-        context = TaskContext(name, place, "always" if of_sample else "never")
-        tasks[name] = plugins.build("task", choice.name, context, **choice.options)
+        if name not in left_out:
+            of_sample = data is None and facts.get("data", {}).get(name, {}).get("sample", False)
+            context = TaskContext(name, place, "always" if of_sample else "never")
+            with _fault_noted(name, left_out):
+                tasks[name] = plugins.build("task", choice.name, context, **choice.options)
     return tasks
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from mtk import blame
 from mtk.building import accepted, construct, one_line, options_for, target_of
 from mtk.errors import PluginError, did_you_mean
 from mtk.options import Option, check_options, parse_spec
@@ -27,18 +28,22 @@ __all__ = [
     "Option",
     "Plugins",
     "Registration",
+    "blamed",
     "broken",
     "build",
     "commands",
     "default",
     "describe",
+    "disabled",
     "find",
+    "named",
     "options",
     "parse_spec",
     "registered",
 ]
 
 _BUILT_IN = "multitask-toolkit"
+_DISABLES = "MTK_DISABLE_PLUGINS (or --no-plugins)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,7 @@ class Plugins:
         self._names: dict[str, dict[str, Registration]] = {kind: {} for kind in KINDS}  # aliases too
         self._commands: list[Command] = []
         self._broken: list[Broken] = []
+        self._disabled: dict[str, str] = {}
         self._loaded = False
         self._lock = threading.RLock()  # a plugin that asks while it is imported sees what is there so far
 
@@ -85,6 +91,24 @@ class Plugins:
         """The plugins that were set aside."""
         self._load()
         return list(self._broken)
+
+    def disabled(self) -> dict[str, str]:
+        """The installed plugins that MTK_DISABLE_PLUGINS leaves out, each with its distribution."""
+        self._load()
+        return dict(self._disabled)
+
+    def named(self, thing: Any) -> str:
+        """What a message calls an object that a plugin built: `mixer 'mine' of plugin 'mine' (mtk-mine 0.1)`."""
+        return blame.named(thing, self._all())
+
+    def blamed(self, error: BaseException) -> PluginError | None:
+        """An exception as one line that names the plugin at fault; None where it is none, or a built-in one."""
+        return blame.blamed(error, self._all(), _BUILT_IN)
+
+    def _all(self) -> list[Registration]:
+        self._load()
+        commands = [Registration("command", c[0], c[2], c[1], "", (), None, *c[3:]) for c in self._commands]
+        return [registration for known in self._registered.values() for registration in known.values()] + commands
 
     def commands(self) -> list[Command]:
         """The commands that plugins add: (path, function, summary, plugin, distribution, version)."""
@@ -104,6 +128,7 @@ class Plugins:
             if found is not None:
                 return registration, found
         away = "".join(f"; plugin '{b.plugin}' is broken ({b.reason})" for b in self._broken)
+        away += f"; disabled: {', '.join(self._disabled)}" if self._disabled else ""
         raise PluginError(f"unknown {kind} '{name}'{did_you_mean(name.lower(), self._names[kind])}{away}")
 
     def build(self, kind: str, name: str, /, *context: Any, **options: Any) -> Any:
@@ -155,10 +180,17 @@ class Plugins:
         for name in sorted(disabled):
             if name not in names and _canonical(name) not in distributions:
                 near = did_you_mean(name, {*names, *distributions.values()})
-                reason = f"MTK_DISABLE_PLUGINS names it, but no installed plugin or distribution is called so{near}"
+                reason = f"{_DISABLES} names it, but no installed plugin or distribution is called so{near}"
                 self._broken.append(Broken(name, "", "", reason))
         away = {_canonical(name) for name in disabled}
-        return [o for o in origins if o[0].name not in disabled and not (o[1] and _canonical(o[1]) in away)]
+        left = []
+        for origin in origins:
+            point, distribution, _ = origin
+            if point.name in disabled or (distribution and _canonical(distribution) in away):
+                self._disabled[point.name] = distribution
+            else:
+                left.append(origin)
+        return left
 
     def _take(self, name: str, load: Callable[[], Any], distribution: str, version: str) -> None:
         """Loads one plugin. What it registers counts only once all of it is sound."""
@@ -226,6 +258,21 @@ def options(kind: str, name: str) -> list[Option]:
 def broken() -> list[Broken]:
     """`Plugins.broken` of the installed plugins."""
     return default().broken()
+
+
+def disabled() -> dict[str, str]:
+    """`Plugins.disabled` of the installed plugins."""
+    return default().disabled()
+
+
+def named(thing: Any) -> str:
+    """`Plugins.named` of the installed plugins."""
+    return default().named(thing)
+
+
+def blamed(error: BaseException) -> PluginError | None:
+    """`Plugins.blamed` of the installed plugins."""
+    return default().blamed(error)
 
 
 def commands() -> list[Command]:

@@ -85,6 +85,7 @@ class Collector:
     def run(self, module: Any) -> None:
         """Checks the marked functions against the hooks, then calls them. Raises PluginError."""
         plugin = self.origin[0]
+        self._check_version(module)
         manager = pluggy.PluginManager("mtk")  # one for each plugin: a wrong one leaves nothing behind
         manager.add_hookspecs(hookspecs)
         hooks = [name for name in dir(hookspecs) if name.startswith("register_")]
@@ -102,6 +103,21 @@ class Collector:
         for caller in callers:
             if caller.has_spec():
                 self._call(caller)
+
+    def _check_version(self, module: Any) -> None:
+        """A module without MTK_API is taken for one of this version."""
+        plugin, distribution, version = self.origin
+        built_for = getattr(module, "MTK_API", hookspecs.API_VERSION)
+        if not isinstance(built_for, int) or isinstance(built_for, bool):
+            raise PluginError(f"plugin '{plugin}': MTK_API: expected a whole number, found {built_for!r}")
+        if built_for != hookspecs.API_VERSION:
+            older = built_for < hookspecs.API_VERSION
+            release = f"a newer {distribution or 'release of it'}" if older else "a newer multitask-toolkit"
+            who = f"plugin '{plugin}'{f' ({distribution} {version})' if distribution else ''}"
+            raise PluginError(
+                f"{who} is built for version {built_for} of the plugin interface, but this mtk has version "
+                f"{hookspecs.API_VERSION}; install {release}"
+            )
 
     def _call(self, caller: pluggy.HookCaller) -> None:
         kind = caller.name.removeprefix("register_").removesuffix("s")

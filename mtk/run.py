@@ -282,18 +282,23 @@ def data_facts(tasks: Mapping[str, Task]) -> dict[str, Any]:
 
 def check_plugins(path: Path, facts: Mapping[str, Any]) -> None:
     """Raises PluginError that names the package where a plugin that the run used is not installed."""
-    for plugin, origin in facts.get("plugins", {}).items():
+    for plugin in facts.get("plugins", {}):
         kind, _, name = plugin.partition(" ")
-        if kind == "encoder":  # a checkpoint has its own, under its own name
-            continue
-        try:
-            plugins.find(kind, name)
-        except PluginError as error:
-            package = str(origin).partition(" ")[0]
-            raise PluginError(
-                f"{path}: the run uses the {kind} '{name}' of {origin}, which is not here; "
-                f"pip install {package} ({error})"
-            ) from error
+        if kind != "encoder" and (why := why_missing(facts, kind, name)):  # a checkpoint has its own encoder
+            raise PluginError(f"{path}: {why}")
+
+
+def why_missing(facts: Mapping[str, Any], kind: str, name: str) -> str | None:
+    """What to do about a plugin that the run of run.json `facts` used and that is not here; None where it is."""
+    try:
+        plugins.find(kind, name)
+    except PluginError as error:
+        origin = str(facts.get("plugins", {}).get(f"{kind} {name}") or "an unknown package").strip()
+        package = origin.partition(" ")[0]
+        if package in plugins.disabled().values():
+            return f"the run uses the {kind} '{name}' of {origin}, which is disabled; leave out --no-plugins"
+        return f"the run uses the {kind} '{name}' of {origin}, which is not here; pip install {package} ({error})"
+    return None
 
 
 def _version(package: str) -> str | None:

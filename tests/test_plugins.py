@@ -373,7 +373,8 @@ def test_a_distribution_is_disabled_by_its_name_and_an_unknown_name_is_told(monk
     (notice,) = found.broken()
     assert notice.plugin == "thre"
     assert notice.reason == (
-        "MTK_DISABLE_PLUGINS names it, but no installed plugin or distribution is called so; did you mean 'three'?"
+        "MTK_DISABLE_PLUGINS (or --no-plugins) names it, but no installed plugin or distribution is called so; "
+        "did you mean 'three'?"
     )
 
 

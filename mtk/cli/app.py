@@ -6,10 +6,13 @@ import errno
 import os
 import sys
 import traceback
-from typing import Any
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+import mtk
 from mtk import __version__, plugins
 from mtk.cli import data, evaluate, plugins as plugins_command, predict, recipes, runs, sweep, train, tune
 from mtk.errors import MTKError, PluginError
@@ -38,8 +41,16 @@ def make_app() -> typer.Typer:
         version: bool = typer.Option(
             False, "--version", callback=show_version, is_eager=True, help="Show the version and exit."
         ),
+        no_plugins: Annotated[
+            list[str] | None,
+            typer.Option(metavar="NAME", help="Leave out a plugin, or a package with all of its. Repeatable."),
+        ] = None,
+        show_traceback: Annotated[
+            bool, typer.Option("--traceback", help="Show all of where an error comes from: for a plugin's author.")
+        ] = False,
     ) -> None:
-        """Typer shows the help of the application."""
+        """Typer shows the help of the application; `_before_plugins` has obeyed these options, since commands are
+        plugins too."""
 
     app.command("train")(train.train)
     app.command("evaluate")(evaluate.evaluate)
@@ -65,6 +76,7 @@ def make_app() -> typer.Typer:
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     code = run(arguments)
     if (error := _unflushed()) is not None:
         code = _unwritten(error)
@@ -72,13 +84,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """The command line's exit code: 0, 2 for a user's mistake, 130 for an interruption."""
+    """The command line's exit code: 0, 2 for a user's mistake or a plugin's, 130 for an interruption."""
     # A waiting OpenMP thread that spins for long takes the core from whoever works beside; one that never spins is
     # slower alone (benchmarks/spin.py). Read when torch loads, so it must be set before.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    command, whole = _before_plugins(arguments)
     try:
         app = make_app()
-        if arguments[:1] != ["plugins"]:
+        if command != "plugins":
             for away in plugins.broken():
                 complain("warning", f"plugin '{away.plugin}' is broken and left out: {away.reason}")
         result: Any = app(args=arguments, standalone_mode=False, prog_name="mtk")
@@ -91,6 +104,8 @@ def run(arguments: list[str]) -> int:
             complain(context.command_path if context else "mtk", one_line(message))
         return EXIT_USAGE
     except MTKError as error:
+        if whole:
+            traceback.print_exc()
         complain("error", one_line(str(error)))
         return EXIT_USAGE
     except SystemExit as error:
@@ -108,6 +123,37 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         complain("interrupted", "nothing further was saved")
         return 130
+    except Exception as error:
+        fault = None if whole else plugins.blamed(error)
+        if fault is None:
+            raise
+        complain("error", str(fault))
+        return EXIT_USAGE
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], file: str, line: int, stream: Any = None, text: str | None = None
+) -> None:
+    """Our own in one line; somebody else's as Python shows it."""
+    if category is UserWarning and file.startswith(str(Path(mtk.__file__).parent)):
+        complain("warning", one_line(str(message)))
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, file, line, text))
+
+
+def _before_plugins(arguments: list[str]) -> tuple[str, bool]:
+    """Obeys the options in front of the command, as far as plugins must not be loaded before. Returns the command's
+    name, and whether an error is shown whole."""
+    away, place = [], 0
+    while place < len(arguments) and arguments[place].startswith("-"):
+        option, equals, value = arguments[place].partition("=")
+        if option == "--no-plugins":
+            place += not equals
+            away += [value] if equals else arguments[place : place + 1]
+        place += 1
+    if away:  # also for the processes that this one starts
+        os.environ["MTK_DISABLE_PLUGINS"] = ",".join([*filter(None, [os.environ.get("MTK_DISABLE_PLUGINS")]), *away])
+    return "".join(arguments[place : place + 1]), "--traceback" in arguments[:place]
 
 
 def _unflushed() -> OSError | None:

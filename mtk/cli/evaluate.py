@@ -94,7 +94,8 @@ def _scores(model: TrainedModel, names: list[str], split: str, data: Path | None
         }
         for name, rows in read.items()
     }
-    return {"split": split, "device": model.hardware.device, "tasks": tasks, "aggregate": scores.aggregate}
+    whole = {"split": split, "device": model.hardware.device, "tasks": tasks, "aggregate": scores.aggregate}
+    return {**whole, "left_out": model.left_out} if model.left_out else whole
 
 
 def _show(found: dict[str, Any]) -> None:

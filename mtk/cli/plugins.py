@@ -21,7 +21,7 @@ def list_plugins(
     kind: Annotated[str | None, typer.Option(help=f"Only this kind: {', '.join(plugins.KINDS)} or command.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
-    """List the installed plugins, the broken ones last."""
+    """List the installed plugins and the package that each comes from, the broken ones last."""
     rows = [row for each in (*plugins.KINDS, "command") if kind in (None, each) for row in _rows(each)]
     if kind not in (None, "command"):
         plugins.registered(kind)  # refuses an unknown kind
@@ -32,6 +32,7 @@ def list_plugins(
         typer.echo(json.dumps({"plugins": rows, "broken": away}, indent=2))
         return
     lines = [tuple(row[column] for column in COLUMNS) for row in rows]
+    lines += [("disabled", n, "by MTK_DISABLE_PLUGINS or --no-plugins", d, "") for n, d in plugins.disabled().items()]
     lines += [("broken", b.plugin, b.reason, b.distribution, b.version) for b in broken]
     print_table(COLUMNS, lines, red="broken")
 

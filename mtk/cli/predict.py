@@ -59,6 +59,8 @@ def predict(
     from mtk.inference import load
 
     model = load(run, device=device.value, threads=threads)
+    for name in task or ():
+        model.at(name)  # or why it is not here
     if cs224n is not None:
         _export(model, cs224n, data)
         return
