@@ -9,7 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # type checkers would take these names for Any
-    from mtk.api import train as train
+    from mtk.api import (
+        text_task as text_task,
+        train as train,
+    )
     from mtk.errors import (
         CheckpointError as CheckpointError,
         ConfigError as ConfigError,
@@ -133,7 +136,7 @@ _HOME = {
     "mtk.hookspecs": ("hookimpl", "Register", "RegisterCommand"),
     "mtk.plugins": ("build", "registered"),
     "mtk.gradients": ("combine",),
-    "mtk.api": ("train",),
+    "mtk.api": ("text_task", "train"),
     "mtk.inference": ("TrainedModel", "load"),
     "mtk.run": ("RunFolder",),
     "mtk.worker": ("start_worker",),

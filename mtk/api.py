@@ -17,7 +17,7 @@ from mtk.errors import ConfigError
 from mtk.notices import is_broken_pipe, silence
 from mtk.run import RunFolder, default_out
 from mtk.session import Session
-from mtk.settings import configure, tree_of
+from mtk.settings import FROM_FILES, NamedTask, check_keys, configure, tree_of
 from mtk.training import Event, Finished
 
 INTERRUPTED = "interrupted: saving after this step ... (once more ends at once, unsaved)"
@@ -33,8 +33,22 @@ class Interrupted(KeyboardInterrupt):
         self.finished = finished
 
 
+def text_task(name: str, *, data: Any = None, **fields: Any) -> NamedTask:
+    """A task on rows of your own, for `mtk.train(tasks=[...])`: the fields of a task file, without the file.
+
+    mtk.text_task("emotions", data="tweets.csv", text="tweet", label="emotion")
+
+    data: a path, a list of them, or a mapping by split; `mtk plugins show auto` lists the other fields.
+    Raises ConfigError for a field that there is none of.
+    """
+    table = {"data": data, **fields} if data is not None else fields
+    table = {"kind": FROM_FILES, **{key: value for key, value in table.items() if value is not None}}
+    check_keys(f"text_task('{name}')", name, table)
+    return NamedTask(name, table)
+
+
 def train(
-    tasks: str | Sequence[str] = (),
+    tasks: str | NamedTask | Sequence[str | NamedTask] = (),
     *,
     config: str | Path | None = None,
     out: str | Path | None = None,
@@ -46,14 +60,15 @@ def train(
 ) -> RunFolder:
     """Trains and returns the finished run's folder; `mtk.load(run)` uses it, `run.scores` holds the best dev scores.
 
-    tasks: `"sst"` or `["sst", "sts"]`, as `--task` takes them. config: a TOML file; settings: `["optim.lr=3e-5"]`.
-    Everything else is a flat setting of the command line with underscores: `combiner="pcgrad"`,
-    `batch_size={"sst": 32}`, `head={"sts": "cosine"}`, `epochs=3`, `data="folder"`, `seed=1` ... resume: an
-    interrupted run to go on with, exactly; other settings must then be the run's own. watch: called with every event.
+    tasks: `"sst"` or `["sst", "sts"]`, as `--task` takes them, and what `mtk.text_task` gives. config: a TOML file;
+    settings: `["optim.lr=3e-5"]`. Everything else is a flat setting of the command line with underscores:
+    `combiner="pcgrad"`, `batch_size={"sst": 32}`, `head={"sts": "cosine"}`, `epochs=3`, `data="folder"`, `seed=1` ...
+    resume: an interrupted run to go on with, exactly; other settings must then be the run's own. watch: called with
+    every event.
     Ctrl-C saves the run, says how to resume it, and raises KeyboardInterrupt; a second one ends at once, unsaved.
     Raises MTKError children.
     """
-    names = [tasks] if isinstance(tasks, str) else list(tasks)
+    names = [tasks] if isinstance(tasks, str | NamedTask) else list(tasks)
     if resume is None:
         chosen = configure(config=config, tasks=names, settings=settings, **flat)
         run = session.start(chosen, Path(out) if out is not None else default_out(chosen), command="mtk.train(...)")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from mtk import plugins
-from mtk.config import Choice, RunConfig, spell_out, spell_out_changes
+from mtk.config import Choice, RunConfig, TaskConfig, spell_out, spell_out_changes
 from mtk.data import EpochPlan, TaskRows, draw_rows, generator, tokenise
 from mtk.device import Hardware
 from mtk.errors import ConfigError, DataError, MTKError, did_you_mean
@@ -120,7 +120,7 @@ def complete(config: RunConfig, tasks: Mapping[str, Task]) -> RunConfig:
     """The configuration with all spelled out that another default, place or environment could change: heads, plugin
     options (dropouts apart, which `model` sets) and where the rows were found."""
     heads = {name: config.tasks[name].head or Choice(name=task.default_head) for name, task in tasks.items()}
-    own = {name: spell_out("task", config.tasks[name]) for name in tasks}
+    own = {name: spell_out("task", _spelt(config.tasks[name], task)) for name, task in tasks.items()}
     update: dict[str, Any] = {
         "tasks": {n: own[n].model_copy(update={"head": spell_out("head", heads[n])}) for n in tasks},
         "augment": [spell_out("augmentation", choice) for choice in config.augment],
@@ -130,6 +130,15 @@ def complete(config: RunConfig, tasks: Mapping[str, Task]) -> RunConfig:
     for kind in ("encoder", "combiner", "scheduler", "mixer"):
         update[kind] = spell_out(kind, getattr(config, kind))
     return config.model_copy(update=update)
+
+
+def _spelt(choice: TaskConfig, task: Task) -> TaskConfig:
+    """The choice with what the task found out about itself."""
+    if task.spec is None:
+        return choice
+    kind, options = task.spec
+    fields = choice.model_dump(exclude_none=True, by_alias=True, exclude=set(choice.options))
+    return TaskConfig.model_validate({**fields, "kind": kind, **options})
 
 
 def _found_data(config: RunConfig, tasks: Mapping[str, Task]) -> dict[str, Any]:

@@ -193,6 +193,8 @@ def show_plan(session: Session, console: Console) -> None:
     )
     for name, task in parts.tasks.items():
         say(console, f"data of {name}: {task.source.origin}")
+        for note in task.notes:
+            say(console, f"  {note}")
     if session.fresh:
         say(console, f"not from that run, starts fresh: {', '.join(session.fresh)}")
     if any(task.source.sample for task in parts.tasks.values()):

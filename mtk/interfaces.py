@@ -164,6 +164,9 @@ class Task(ABC):
     paired: rows hold two texts. columns: the names of the text columns in the task's files, for prediction input.
     default_head: a head's name. trained: False for a task that is only evaluated. weight: of its loss.
     bad: what was left out of the rows read so far; str() of an entry names file, line and reason.
+    notes: what was found or decided about the rows read so far, a line each, to show to the user.
+    spec: the registered name and the options that build it again without a look at its rows, for the run's
+        configuration; None where those that it was built with do so.
     """
 
     target: Target
@@ -173,6 +176,8 @@ class Task(ABC):
     trained: bool = True
     weight: float = 1.0
     bad: Sequence[object] = ()
+    notes: Sequence[str] = ()
+    spec: tuple[str, Mapping[str, Any]] | None = None
 
     def __init__(self, context: TaskContext) -> None:
         self.name = context.name

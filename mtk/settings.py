@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mtk import plugins
-from mtk.config import RunConfig, make_config, merge, parse_settings, read_toml
-from mtk.errors import ConfigError, did_you_mean
+from mtk.config import RunConfig, TaskConfig, make_config, merge, parse_settings, read_toml
+from mtk.errors import ConfigError, PluginError, did_you_mean
 from mtk.plugins import parse_spec
 from mtk.recipes import encoder_name, recipe_tree
 
@@ -51,22 +52,31 @@ KEYS = {
     "diagnose_every": "train.diagnose_every",
 }
 PER_TASK = ("head", "batch_size", "task_weight")
+FROM_FILES = "auto"  # the task whose table says where its rows are, but no kind
+
+
+class NamedTask(NamedTuple):
+    """A task's name in the run, and its table as it stands in a configuration file below `[tasks.NAME]`."""
+
+    name: str
+    table: Mapping[str, Any]
 
 
 def tree_of(
     *,
     recipe: str | None = None,
     config: str | Path | Mapping[str, Any] | None = None,
-    tasks: Sequence[str] = (),
+    tasks: Sequence[str | NamedTask] = (),
     settings: Sequence[str] = (),
     **flat: Any,
 ) -> dict[str, Any]:
     """The configuration tree of a recipe, a file (or tree) laid on it, then flat settings, then `section.key=value`.
 
-    tasks: `sst`, `sst:bad_rows=2`, `reviews=sst:bad_rows=2`. head, batch_size, task_weight: one value for all tasks,
-    `TASK=VALUE`, a list of those, or a mapping. Settings that are None are as if not given. Raises ConfigError.
+    tasks: `sst`, `sst:bad_rows=2`, `reviews=sst:bad_rows=2`, `./mytask.toml`, or the name of one in the file. head,
+    batch_size, task_weight: one value for all tasks, `TASK=VALUE`, a list of those, or a mapping. Settings that are
+    None are as if not given. Raises ConfigError.
     """
-    tree = dict(config) if isinstance(config, Mapping) else {} if config is None else read_toml(Path(config))
+    tree = dict(config) if isinstance(config, Mapping) else {} if config is None else _read(Path(config))
     if recipe is not None:
         given = (
             parse_settings(settings).get("encoder"),
@@ -79,10 +89,12 @@ def tree_of(
     if "tasks" in tree:
         tree["tasks"] = {name: _task_table(value) for name, value in tree["tasks"].items()}
     if tasks:
-        named = dict(task_choice(spec) for spec in tasks)
-        if len(named) < len(tasks):
-            raise ConfigError(f"--task: a task is named twice in {', '.join(tasks)}; name one apart: other=sst")
         before = tree.get("tasks", {})
+        chosen = [NamedTask(one, {}) if isinstance(one, str) and one in before else task_choice(one) for one in tasks]
+        named = dict(chosen)
+        if len(named) < len(tasks):
+            shown = ", ".join(name for name, _ in chosen)
+            raise ConfigError(f"--task: a task is named twice in {shown}; name one apart: other=sst")
         tree["tasks"] = {name: merge(before.get(name, {}), choice) for name, choice in named.items()}
         tree = _without_caps(tree, [name for name in before if name not in named])
     over: dict[str, Any] = {}
@@ -110,8 +122,10 @@ def tree_of(
 
 
 def absolute(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The tree with its folders absolute, so that the run's configuration holds from any working directory."""
+    """The tree with its paths absolute, so that the run's configuration holds from any working directory."""
     out = dict(tree)
+    if isinstance(tables := out.get("tasks"), Mapping):
+        out["tasks"] = {name: _placed(name, table, Path()) for name, table in tables.items()}
     if isinstance(data := out.get("data"), Mapping) and isinstance(data.get("folder"), str | Path):
         out["data"] = {**data, "folder": str(Path(data["folder"]).expanduser().resolve())}
     if isinstance(out.get("init"), str | Path):
@@ -150,18 +164,85 @@ def configure(**settings: Any) -> RunConfig:
     return make_config(tree, str(file) if file else "configuration")
 
 
-def task_choice(spec: str) -> tuple[str, dict[str, Any]]:
-    """`reviews=sst:bad_rows=2` -> `("reviews", {"kind": "sst", "bad_rows": "2"})`; an alias is resolved."""
+def task_choice(spec: str | NamedTask) -> NamedTask:
+    """`reviews=sst:bad_rows=2` -> `("reviews", {"kind": "sst", "bad_rows": "2"})`; an alias is resolved, and a TOML
+    file's table read. Raises ConfigError."""
+    if not isinstance(spec, str):
+        return NamedTask(*spec)
     name, equals, rest = spec.partition("=")
     if not equals or ":" in name or "/" in name:
         name, rest = "", spec
     elif not name:
         raise ConfigError(f"--task {spec}: expected NAME=KIND, found no name")
     kind, options = parse_spec(rest)
+    if kind.lower().endswith(".toml"):
+        own = task_file(Path(kind))
+        return NamedTask(name or own.name, {**own.table, **options})
     registration, _ = plugins.find("task", kind)
     exact = kind in registration.names
     instance = name or (registration.name if exact else Path(kind).stem.lower())
-    return instance, {"kind": registration.name if exact else kind, **options}
+    return NamedTask(instance, {"kind": registration.name if exact else kind, **options})
+
+
+def task_file(file: Path) -> NamedTask:
+    """A task from a file of its own: its table as below `[tasks.NAME]`, and `name`, by default after the file.
+
+    Raises ConfigError: no such file, no TOML, an unknown key, or a whole run's configuration.
+    """
+    table = read_toml(file)
+    if isinstance(table.get("tasks"), Mapping):
+        raise ConfigError(f"{file}: expected one task, found a run's configuration; use it with --config {file}")
+    name = table.pop("name", None)
+    if name is not None and not isinstance(name, str):
+        raise ConfigError(f"{file}: name: expected a text, found {name!r}")
+    name = name or re.sub(r"[^a-z0-9_-]+", "-", file.stem.lower()).strip("-_")
+    check_keys(str(file), name, table, ("name",))
+    return NamedTask(name, _placed(name, table, file.parent))
+
+
+def check_keys(where: str, name: str, table: Mapping[str, Any], more: Sequence[str] = ()) -> None:
+    """Refuses a key that neither the run nor the task's kind knows. Raises ConfigError that begins with `where`."""
+    try:
+        kind = _placed(name, table, Path()).get("kind", name)
+        own = [option.name for option in plugins.options("task", kind)]
+    except PluginError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    known = [*more, "kind", *own, *(key for key in TaskConfig.model_fields if key != "name")]
+    for key in table:
+        if key not in known and key.replace("-", "_") not in known:
+            raise ConfigError(f"{where}: unknown key '{key}'{did_you_mean(key, known)}")
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A configuration file, its tasks' files told from where it stands. Raises ConfigError."""
+    tree = read_toml(file)
+    if isinstance(tables := tree.get("tasks"), Mapping):
+        for name, table in tables.items():
+            if isinstance(table, Mapping):
+                check_keys(f"{file}: tasks.{name}", name, table)
+        tree["tasks"] = {name: _placed(name, table, file.parent) for name, table in tables.items()}
+    return tree
+
+
+def _placed(name: str, table: Any, folder: Path) -> Any:
+    """A task's table with its `data` absolute, told from `folder`; one with data and no kind is a task from files."""
+    if not isinstance(table, Mapping):
+        return table
+    out = dict(table)
+    if "kind" not in out and {"data", "hub"} & set(out) and name not in plugins.registered("task"):
+        out["kind"] = FROM_FILES
+    if "data" in out:
+        out["data"] = _absolute_paths(out["data"], folder)
+    return out
+
+
+def _absolute_paths(value: Any, folder: Path) -> Any:
+    """The paths of a text, a list or a mapping of them."""
+    if isinstance(value, str | Path):
+        return str((folder / Path(value).expanduser()).resolve())
+    if isinstance(value, Mapping):
+        return {key: _absolute_paths(one, folder) for key, one in value.items()}
+    return [_absolute_paths(one, folder) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _task_table(value: Any) -> Any:
