@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,21 @@ from mtk.config import Choice, RunConfig, TaskConfig, spell_out, spell_out_chang
 from mtk.data import EpochPlan, TaskRows, draw_rows, generator, tokenise
 from mtk.device import Hardware
 from mtk.errors import ConfigError, DataError, MTKError, did_you_mean
-from mtk.interfaces import Encoder, Example, GradientCombiner, Head, Mixer, Prediction, Scheduler, Task, TaskContext
+from mtk.interfaces import (
+    Encoder,
+    Example,
+    GradientCombiner,
+    Head,
+    Mixer,
+    Prediction,
+    Progress,
+    Scheduler,
+    Task,
+    TaskContext,
+)
 from mtk.model import MultitaskModel, Projection
 from mtk.options import check_options
+from mtk.rows import checked_rows, examples_of
 
 
 @dataclass
@@ -52,8 +65,8 @@ def assemble(config: RunConfig, hardware: Hardware, encoder: Encoder | None = No
         raise ConfigError(
             "--diagnose layers with --step one: a step of one task has no gradients to compare; leave out one of them"
         )
-    examples = {name: tasks[name].examples("train") for name in trained}
-    dev = {name: task.examples("dev") for name, task in tasks.items()}
+    examples = {name: examples_of(tasks[name], "train") for name in trained}
+    dev = {name: examples_of(task, "dev") for name, task in tasks.items()}
     check_dev(tasks, dev)
     check_select_on(config, tasks, dev)
     encoder = encoder or build_encoder(config)
@@ -78,6 +91,10 @@ def build_methods(config: RunConfig) -> tuple[GradientCombiner, Scheduler, Mixer
     combiner: GradientCombiner = plugins.build("combiner", config.combiner.name, **config.combiner.options)
     scheduler: Scheduler = plugins.build("scheduler", config.scheduler.name, **config.scheduler.options)
     mixer: Mixer = plugins.build("mixer", config.mixer.name, **config.mixer.options)
+    for step in range(3):
+        factor: Any = scheduler.factor(Progress(step, 2))
+        if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
+            raise plugins.wrong(scheduler, f"factor after {step} of 2 steps", "a number from 0 up", factor)
     if config.train.step == "one" and combiner.needs in ("gram", "gradients"):
         raise ConfigError(
             f"combiner '{config.combiner.name}' with --step one: a step holds one task, so there is nothing to "
@@ -252,7 +269,8 @@ def _augmented(
     out = {}
     for name, rows in examples.items():
         augment = plugins.build("augmentation", choice.name, **choice.options)
-        out[name] = augment(tasks[name], rows, generator(seed, "augment", number, name))
+        given = augment(tasks[name], rows, generator(seed, "augment", number, name))
+        out[name] = checked_rows(given, augment, f"rows of task '{name}'")
         if not out[name]:
             raise DataError(f"task '{name}': augmentation '{choice.name}' left none of its training rows")
     if all(list(out[name]) == list(rows) for name, rows in examples.items()):

@@ -28,9 +28,9 @@ def named(thing: Any, known: Iterable[Registration]) -> str:
     """`mixer 'mine' of plugin 'mine' (mtk-mine 0.1)`; the name of its class where no plugin built it."""
     found = origin(thing, known)
     if found is None:
-        return type(thing).__qualname__
+        return type(thing).__name__
     exact = target_name(found).endswith(f":{type(thing).__qualname__}")
-    what = f"{found.kind} '{found.name}'" if exact else type(thing).__qualname__
+    what = f"{found.kind} '{found.name}'" if exact else type(thing).__name__
     return f"{what} of {plugin_of(found)}"
 
 
@@ -54,8 +54,7 @@ def blamed(error: BaseException, known: Iterable[Registration], ours: str) -> Pl
         who = plugin_of(found) if thing is None else named(thing, registrations)
         file = Path(frame.f_code.co_filename)
         return PluginError(
-            f"{who} failed: {type(error).__name__}: {one_line(error)} ({file.parent.name}/{file.name}:{line}); "
-            "mtk --traceback shows the whole of it"
+            f"{who} failed: {type(error).__name__}: {one_line(error)} ({file.parent.name}/{file.name}:{line})"
         )
     return None
 

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mtk import plugins
 from mtk.capture import RowRanges
 from mtk.interfaces import Encoder, Example, Head, Mixer, Target, Targets, TokenBatch
 
@@ -80,6 +81,8 @@ def tokenise(encoder: Encoder, head: Head, paired: bool, rows: Sequence[Example]
         texts = [[(row.text, row.pair) for row in rows]]
     limit = min(max_length, encoder.max_length)
     encoded = [encoder.tokenizer.encode(part, limit) for part in texts]
+    if any(len(part) != len(rows) for part in encoded):
+        raise plugins.wrong(encoder, "tokenizer.encode", f"{len(rows)} encodings", len(encoded[0]))
     labels = [head.target.align(row.label, e.words) for row, e in zip(rows, encoded[0], strict=True)]
     truncated = sum(any(part[i].truncated for part in encoded) for i in range(len(rows)))
     flat = tuple(
@@ -197,6 +200,8 @@ class EpochPlan:
     def rows(self, data: Mapping[str, TaskRows], epoch: int) -> dict[str, int]:
         sizes = {name: len(rows) for name, rows in data.items()}
         counts = self.mixer.rows(sizes, epoch, self.epochs, generator(self.seed, "mixer", epoch))
+        if not isinstance(counts, Mapping) or not all(_is_count(counts.get(name, 0)) for name in sizes):
+            raise plugins.wrong(self.mixer, "rows", "a whole number of rows for each task", counts)
         return {name: counts.get(name, 0) for name in sizes}  # in the order of `data`, whatever the mixer's is
 
     def step_count(self, data: Mapping[str, TaskRows], epoch: int) -> int:
@@ -249,6 +254,10 @@ class EpochPlan:
         if self.composition == "one":  # no ranks to keep: shuffle the batches themselves
             batches = [batches[i] for i in torch.randperm(len(batches), generator=draw).tolist()]
         return batches
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int | np.integer) and bool(value >= 0)
 
 
 def draw_rows(size: int, count: int, draw: torch.Generator) -> NDArray[np.int64]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
 
+from mtk import plugins
 from mtk.data import MicroBatch, TaskRows, TaskSlice, evaluation_batches, fuse
 from mtk.device import Hardware
 from mtk.errors import DataError
@@ -62,6 +64,9 @@ def predict_together(
                 batch = MicroBatch(batch.tokens, slices, batch.lengths).to(hardware.torch_device)
                 for name, outputs in model(batch).items():
                     answers = model.head(name).predict(outputs, batch.slices[name].targets)
+                    if len(answers) != len(chosen):
+                        expected = f"{len(chosen)} predictions"
+                        raise plugins.wrong(model.head(name), f"predict of task '{name}'", expected, len(answers))
                     for row, answer in zip(chosen.tolist(), answers, strict=True):
                         out[name][row] = answer
     finally:
@@ -74,7 +79,10 @@ def score(task: Task, rows: TaskRows, predictions: list[Prediction]) -> dict[str
     labelled = [(p, e.label) for p, e in zip(predictions, rows.examples, strict=True) if e.label is not None]
     if not labelled:
         raise DataError(f"task '{task.name}': none of the {len(rows)} rows has a label, so there is nothing to score")
-    return task.metrics([p for p, _ in labelled], [y for _, y in labelled])
+    metrics = task.metrics([p for p, _ in labelled], [y for _, y in labelled])
+    if not isinstance(metrics, Mapping) or not isinstance(metrics.get(task.primary), Real):
+        raise plugins.wrong(task, f"metrics of task '{task.name}'", f"numbers by name, with '{task.primary}'", metrics)
+    return metrics
 
 
 def evaluate(

@@ -312,10 +312,11 @@ class GradientEngine:
             for buffer in buffers:
                 buffer[place] = None
             out = self.combiner.combine(chunk, info)
-            if out.shape != zero.shape:
+            if not isinstance(out, Tensor) or out.shape != zero.shape:
+                found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
                 raise MTKError(
                     f"{_name(self.combiner)}.combine: expected a chunk of shape {tuple(zero.shape)} from "
-                    f"{tuple(chunk.shape)}, found {tuple(out.shape)}"
+                    f"{tuple(chunk.shape)}, found {found}"
                 )
             p.grad = torch.empty_like(p, requires_grad=False).copy_(out.detach().reshape(p.shape))
 
@@ -482,4 +483,6 @@ def _built(combiner: GradientCombiner | str) -> GradientCombiner:
 
 
 def _name(combiner: GradientCombiner) -> str:
-    return type(combiner).__name__
+    from mtk.plugins import named
+
+    return named(combiner)

@@ -21,7 +21,7 @@ from mtk.errors import CheckpointError, ConfigError, DataError, PluginError, did
 from mtk.evaluation import Scores, predict, predict_together, score
 from mtk.interfaces import Encoder, Example, Head, Prediction, Source, Task, TaskContext
 from mtk.model import MultitaskModel
-from mtk.rows import Row, can_read, found_in, numbered, to_example, wanted_by
+from mtk.rows import Row, can_read, examples_of, found_in, numbered, to_example, wanted_by
 from mtk.run import RunFolder, why_missing
 
 
@@ -114,7 +114,7 @@ class TrainedModel:
         place = None if data is None else Path(data)
         if place is None or place.is_dir():
             reader = self.at(task, place)
-            rows, source = reader.examples(split), reader.source
+            rows, source = examples_of(reader, split), reader.source
             where = f"the {split} split of {source.origin}"
         else:
             reader = self._task(task)

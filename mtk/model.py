@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mtk import plugins
 from mtk.data import MicroBatch
-from mtk.interfaces import Encoder, Head
+from mtk.interfaces import Encoder, Features, Head
 
 
 def _wide(features: Tensor | None) -> Any:
@@ -51,7 +52,7 @@ class MultitaskModel(nn.Module):
 
     def forward(self, batch: MicroBatch) -> dict[str, Any]:
         """One encoder pass over the fused rows; each head's outputs by task, computed in float32."""
-        features = self.encoder(batch.tokens)  # [B, L] -> pooled [B, D], tokens [B, L, D]
+        features = self._features(batch)  # [B, L] -> pooled [B, D], tokens [B, L, D]
         if self.projection is not None:
             tokens = features.tokens if self.encoder.needs_tokens else None
             tokens = None if tokens is None else self.projection(tokens)
@@ -66,8 +67,26 @@ class MultitaskModel(nn.Module):
         return outputs
 
     def losses(self, batch: MicroBatch, outputs: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Losses *summed* over each task's labelled items."""
-        return {name: self.head(name).loss(outputs[name], part.targets) for name, part in batch.slices.items()}
+        """Losses *summed* over each task's labelled items. Raises PluginError where a head gives something else."""
+        losses = {}
+        for name, part in batch.slices.items():
+            head = self.head(name)
+            losses[name] = loss = head.loss(outputs[name], part.targets)
+            if not isinstance(loss, Tensor) or loss.numel() != 1:
+                raise plugins.wrong(head, f"loss of task '{name}'", "a tensor with one number", _shape(loss))
+        return losses
+
+    def _features(self, batch: MicroBatch) -> Features:
+        """What the encoder says of the rows. Raises PluginError where that is no Features, or of another shape."""
+        features, width = self.encoder(batch.tokens), self.encoder.hidden_size
+        rows, length = batch.tokens.ids.shape
+        pooled, tokens = getattr(features, "pooled", None), getattr(features, "tokens", None)
+        if _shape(pooled) != [rows, width]:
+            found = _shape(pooled if isinstance(features, Features) else features)
+            raise plugins.wrong(self.encoder, "forward", f"Features with pooled of shape {[rows, width]}", found)
+        if tokens is not None and _shape(tokens) != [rows, length, width]:
+            raise plugins.wrong(self.encoder, "forward", f"tokens of shape {[rows, length, width]}", _shape(tokens))
+        return features
 
     def shared_parameters(self) -> list[nn.Parameter]:
         """The trainable parameters that all tasks share; changes when something is frozen or thaws."""
@@ -81,6 +100,11 @@ class MultitaskModel(nn.Module):
         """How many parameters are shared, and how many each head has."""
         own = {name: sum(p.numel() for p in head.parameters()) for name, head in self.heads.items()}
         return sum(p.numel() for p in self.parameters()) - sum(own.values()), own
+
+
+def _shape(value: Any) -> list[int] | str:
+    """A tensor's shape, else the name of a type."""
+    return list(value.shape) if isinstance(value, Tensor) else type(value).__name__
 
 
 def layer_groups(model: MultitaskModel, shared: Sequence[nn.Parameter]) -> dict[str, list[nn.Parameter]]:

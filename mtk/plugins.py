@@ -40,6 +40,7 @@ __all__ = [
     "options",
     "parse_spec",
     "registered",
+    "wrong",
 ]
 
 _BUILT_IN = "multitask-toolkit"
@@ -100,6 +101,10 @@ class Plugins:
     def named(self, thing: Any) -> str:
         """What a message calls an object that a plugin built: `mixer 'mine' of plugin 'mine' (mtk-mine 0.1)`."""
         return blame.named(thing, self._all())
+
+    def wrong(self, thing: Any, call: str, expected: str, found: Any) -> PluginError:
+        """An error that names an object of a plugin's, and what a call of it gave."""
+        return PluginError(f"{self.named(thing)}: {call}: expected {expected}, found {one_line(found)}")
 
     def blamed(self, error: BaseException) -> PluginError | None:
         """An exception as one line that names the plugin at fault; None where it is none, or a built-in one."""
@@ -268,6 +273,11 @@ def disabled() -> dict[str, str]:
 def named(thing: Any) -> str:
     """`Plugins.named` of the installed plugins."""
     return default().named(thing)
+
+
+def wrong(thing: Any, call: str, expected: str, found: Any) -> PluginError:
+    """`Plugins.wrong` of the installed plugins."""
+    return default().wrong(thing, call, expected, found)
 
 
 def blamed(error: BaseException) -> PluginError | None:

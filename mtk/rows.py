@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mtk import plugins
 from mtk.errors import DataError, did_you_mean
 from mtk.interfaces import Example, Task
 
@@ -16,6 +17,21 @@ def numbered(rows: Iterable[Row]) -> list[tuple[int, Row]]:
     if isinstance(rows, str | bytes | Mapping | Example):
         raise DataError(f"expected a list of rows, found one {type(rows).__name__}; put it in a list: [row]")
     return list(enumerate(rows, 1))
+
+
+def examples_of(task: Task, split: str) -> Sequence[Example]:
+    """A split's rows. Raises DataError, and PluginError where they are no Examples."""
+    return checked_rows(task.examples(split), task, f"the {split} rows of task '{task.name}'")
+
+
+def checked_rows(rows: Any, maker: object, what: str) -> Sequence[Example]:
+    """The rows that a plugin's object made. Raises PluginError where they are no sequence of Examples."""
+    if not isinstance(rows, Sequence):
+        raise plugins.wrong(maker, what, "a sequence of Examples", type(rows).__name__)
+    for place, row in enumerate(rows):
+        if not isinstance(row, Example):
+            raise plugins.wrong(maker, what, "Examples", f"a {type(row).__name__} as row {place + 1}")
+    return rows
 
 
 def wanted_by(task: Task) -> str:

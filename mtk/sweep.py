@@ -201,9 +201,10 @@ class Sweep:
                     self._make(run, console, place=1 if run.cell.name in shown else 0)
                     shown.add(run.cell.name)
                     self.failures.pop((run.cell.name, run.seed), None)
-                except MTKError as error:
-                    self.failures[run.cell.name, run.seed] = str(error)
-                    say(console, f"error: {what}: {error}")
+                except Exception as error:
+                    problem = str(_problem(error))
+                    self.failures[run.cell.name, run.seed] = problem
+                    say(console, f"error: {what}: {problem}")
 
     def _make(self, run: PlannedRun, console: Console, place: int) -> None:
         """Trains one run to its end, unless somebody else has, since this sweep was planned."""
@@ -234,8 +235,8 @@ class Sweep:
                 done = [result.seconds for result in self.results(run.cell)]
                 try:
                     seconds[run.cell.name] = statistics.fmean(done) if done else probe(run.cell.config)
-                except MTKError as error:
-                    self.failures[run.cell.name, run.seed] = str(error)
+                except Exception as error:
+                    self.failures[run.cell.name, run.seed] = str(_problem(error))
                     seconds[run.cell.name] = 0.0
         return sum(seconds[run.cell.name] for run in runs)
 
@@ -349,10 +350,21 @@ class Sweep:
         for name in plugins.registered("report"):
             try:
                 with self._locked():
-                    written = plugins.build("report", name)(table, self.folder)
+                    write = plugins.build("report", name)
+                    written = write(table, self.folder)
+                if not isinstance(written, Path):
+                    raise plugins.wrong(write, "its answer", "the path of the file that it wrote", repr(written))
                 say(console, f"{name}: {written}")
-            except MTKError as error:
-                say(console, f"{name}: not written: {error}")
+            except Exception as error:
+                say(console, f"{name}: not written: {_problem(error)}")
+
+
+def _problem(error: Exception) -> MTKError:
+    """An error that is one run's or one report's, while the others go on. Raises it where it is a bug of ours."""
+    fault = error if isinstance(error, MTKError) else plugins.blamed(error)
+    if fault is None:
+        raise error
+    return fault
 
 
 def _is_free(folder: Path) -> bool:

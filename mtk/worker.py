@@ -20,6 +20,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from mtk import plugins
 from mtk.errors import CheckpointError, ConfigError, MTKError
 from mtk.interfaces import Worker
 
@@ -89,7 +90,10 @@ class Trainer:
             import traceback
 
             traceback.print_exc()
-            return {"event": "failed", "problem": _one_line(f"{type(error).__name__}: {error}")}
+            return {
+                "event": "failed",
+                "problem": _one_line(plugins.blamed(error) or f"{type(error).__name__}: {error}"),
+            }
 
     def _go_on(self, run: Session, epochs: int, outcome: str) -> str:
         from mtk.training import EpochDone, Finished

@@ -127,7 +127,7 @@ def run(arguments: list[str]) -> int:
         fault = None if whole else plugins.blamed(error)
         if fault is None:
             raise
-        complain("error", str(fault))
+        complain("error", f"{fault}; mtk --traceback shows the whole of it")
         return EXIT_USAGE
 
 
