@@ -96,6 +96,8 @@ if TYPE_CHECKING:  # type checkers would take these names for Any
     )
     from mtk.worker import start_worker as start_worker
 
+        Ranking as Ranking,
+        Tags as Tags,
 _HOME = {
     "mtk.errors": ("MTKError", "ConfigError", "DataError", "PluginError", "CheckpointError", "did_you_mean"),
     "mtk.interfaces": (
@@ -126,7 +128,7 @@ _HOME = {
         "Tuner",
         "Worker",
     ),
-    "mtk.targets": ("Classes", "Range"),
+    "mtk.targets": ("Classes", "MultiLabel", "Number", "Ordinal", "Range", "Ranking", "Tags"),
     "mtk.recipes": ("Recipe", "load_recipe"),
     "mtk.scoretable": ("Curve", "Difference", "ScoreRow", "ScoreTable", "paired_difference"),
     "mtk.searchrecord": ("Dimension", "SearchRecord", "TrialEpoch", "trial_history"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,6 +78,8 @@ def assemble(config: RunConfig, hardware: Hardware, encoder: Encoder | None = No
     examples = {name: _limited(config, tasks[name], rows) for name, rows in examples.items()}
     for number, choice in enumerate(config.augment):
         examples = _augmented(config.train.seed, number, choice, tasks, examples)
+    for name, rows in examples.items():
+        heads[name].target.fit([row.label for row in rows if row.label is not None])
     length = config.data.max_length
     train_rows = {n: tokenise(encoder, heads[n], tasks[n].paired, rows, length) for n, rows in examples.items()}
     dev_rows = {n: tokenise(encoder, heads[n], tasks[n].paired, rows, length) for n, rows in dev.items()}
@@ -242,7 +245,8 @@ def build_heads(config: RunConfig, tasks: Mapping[str, Task], hidden_size: int) 
             options.setdefault("dropout", config.model.dropout)
         with torch.random.fork_rng():
             torch.manual_seed(generator(config.train.seed, "head", name).initial_seed())
-            head: Head = plugins.build("head", choice.name, hidden_size, task.target, **options)
+            target = copy.deepcopy(task.target) if isinstance(task.target, torch.nn.Module) else task.target
+            head: Head = plugins.build("head", choice.name, hidden_size, target, **options)
         if head.pairs_only and not task.paired:
             raise ConfigError(
                 f"head '{choice.name}' compares two texts, but task '{name}' has one; use --head {name}=linear"

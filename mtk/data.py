@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from mtk import plugins
 from mtk.capture import RowRanges
-from mtk.interfaces import Encoder, Example, Head, Mixer, Target, Targets, TokenBatch
+from mtk.errors import ConfigError, DataError
+from mtk.interfaces import Encoder, Encoding, Example, Head, Mixer, Target, Targets, TokenBatch, Tokenizer
 
+_NO_LIMIT = 1 << 20  # tokens
 WINDOW = 32  # steps whose rows are sorted by length together: more is less padding and less randomness
 
 
@@ -73,7 +75,13 @@ class TaskRows:
 
 
 def tokenise(encoder: Encoder, head: Head, paired: bool, rows: Sequence[Example], max_length: int) -> TaskRows:
-    """Tokenises rows once, as the head reads them, and aligns their labels."""
+    """Tokenises rows once, as the head reads them, and aligns their labels. Raises DataError for a label that does not
+    fit its text."""
+    for row in rows:
+        try:
+            head.target.check(row)
+        except ValueError as error:
+            raise DataError(f"row '{row.id}': {error}") from None
     if paired and head.reads == "bi":
         texts: list[list[tuple[str, str | None]]] = [[(row.text, None) for row in rows]]
         texts.append([(row.pair or "", None) for row in rows])
@@ -83,7 +91,10 @@ def tokenise(encoder: Encoder, head: Head, paired: bool, rows: Sequence[Example]
     encoded = [encoder.tokenizer.encode(part, limit) for part in texts]
     if any(len(part) != len(rows) for part in encoded):
         raise plugins.wrong(encoder, "tokenizer.encode", f"{len(rows)} encodings", len(encoded[0]))
-    labels = [head.target.align(row.label, e.words) for row, e in zip(rows, encoded[0], strict=True)]
+    words: Sequence[Sequence[int | None]] = [e.words for e in encoded[0]]
+    if head.target.level == "token":
+        words = whole_words(encoder.tokenizer, [row.text for row in rows], encoded[0])
+    labels = [head.target.align(row.label, of_row) for row, of_row in zip(rows, words, strict=True)]
     truncated = sum(any(part[i].truncated for part in encoded) for i in range(len(rows)))
     flat = tuple(
         FlatTokens(
@@ -94,6 +105,30 @@ def tokenise(encoder: Encoder, head: Head, paired: bool, rows: Sequence[Example]
         for part in encoded
     )
     return TaskRows(rows, flat, labels, head.target, head.views, truncated)
+
+
+def whole_words(tokenizer: Tokenizer, texts: Sequence[str], encodings: Sequence[Encoding]) -> list[list[int | None]]:
+    """Each encoding's `words`, counted in the words that white space separates: a tokenizer may split those further.
+
+    Raises ConfigError for a tokenizer whose words hold white space.
+    """
+    split = [text.split() for text in texts]
+    known = list(dict.fromkeys(word for words in split for word in words))
+    alone = tokenizer.encode([(word, None) for word in known], _NO_LIMIT)
+    pieces = {
+        word: 1 + max((w for w in e.words if w is not None), default=-1) for word, e in zip(known, alone, strict=True)
+    }
+    found: list[list[int | None]] = []
+    for text, words, encoding in zip(texts, split, encodings, strict=True):
+        owner = [number for number, word in enumerate(words) for _ in range(pieces[word])]
+        seen = 1 + max((w for w in encoding.words if w is not None), default=-1)
+        if seen > len(owner) or (seen < len(owner) and not encoding.truncated):
+            raise ConfigError(
+                f"a target of tokens needs a tokenizer that splits texts at white space; this encoder's finds {seen} "
+                f"words in '{text[:60]}', and {len(owner)} in its words one by one; choose another --encoder"
+            )
+        found.append([None if w is None else owner[w] for w in encoding.words])
+    return found
 
 
 # ---------------------------------------------------------------------------------------------- batches

@@ -68,7 +68,7 @@ def predict_together(
                         expected = f"{len(chosen)} predictions"
                         raise plugins.wrong(model.head(name), f"predict of task '{name}'", expected, len(answers))
                     for row, answer in zip(chosen.tolist(), answers, strict=True):
-                        out[name][row] = answer
+                        out[name][row] = rows[name].target.complete(answer, rows[name].examples[row])
     finally:
         model.train(training)
     return {name: [answer for answer in answers if answer is not None] for name, answers in out.items()}

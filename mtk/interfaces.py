@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from mtk.errors import ConfigError
+
 # ---------------------------------------------------------------------------------------------- rows and tokens
 
 
@@ -97,23 +99,46 @@ class Targets:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One row's answer: `value` compares with a parsed label, `label` is for people and JSON, `score` its strength."""
+    """One row's answer: `value` compares with a parsed label, `label` is for people and JSON, `score` its strength.
+
+    vectors: of the row's texts, NumPy [D] each, where the metrics compare rows with each other.
+    """
 
     value: Any
     label: Any
     score: float
     probabilities: Mapping[str, float] | None = None
+    vectors: Any = field(default=None, compare=False, repr=False)
+
+
+Level = Literal["row", "token", "text"]
 
 
 class Target(ABC):
-    """What a label is. `size` is the number of outputs C that a plain head needs; `primary` names the main metric."""
+    """What a label is. `size` is the number of outputs C that a plain head needs; `primary` names the main metric.
+
+    level: what gets outputs: each `row` [B, C], each `token` [B, L, C], or each `text` of a pair: two vectors [B, D].
+    head: the name of a head that serves it, for messages.
+    A target with a state of its own (what `fit` found) is an nn.Module too: each head gets a copy, which is saved and
+    loaded with it.
+    """
 
     size: int
     primary: str
+    level: ClassVar[Level] = "row"
+    head: ClassVar[str] = "linear"
 
     @abstractmethod
     def parse(self, raw: Any) -> Any:
         """A raw label from a file as a parsed one. Raises ValueError that says what was expected."""
+
+    def check(self, row: Example) -> None:
+        """Raises ValueError where a parsed label does not fit the text beside it."""
+        return
+
+    def fit(self, labels: Sequence[Any]) -> None:
+        """Takes what it needs to know from the parsed labels of the training rows; called once, before training."""
+        return
 
     def align(self, label: Any, words: Sequence[int | None]) -> Any:
         """The label for a tokenised row; token-level targets spread (or mark) it over `words`."""
@@ -124,12 +149,16 @@ class Target(ABC):
         """B aligned labels (None where missing) of rows padded to `length` tokens."""
 
     @abstractmethod
-    def loss(self, outputs: Tensor, targets: Targets) -> Tensor:
-        """The natural loss of outputs [B, C], *summed* over the labelled items: a float32 scalar."""
+    def loss(self, outputs: Any, targets: Targets) -> Tensor:
+        """The natural loss of a head's outputs, *summed* over the labelled items: a float32 scalar."""
 
     @abstractmethod
     def predict(self, outputs: Any, targets: Targets) -> list[Prediction]:
         """B predictions; a bounded target's values stay inside its bounds."""
+
+    def complete(self, prediction: Prediction, row: Example) -> Prediction:
+        """The prediction with what only the row's text can add."""
+        return prediction
 
     @abstractmethod
     def metrics(self, predictions: Sequence[Prediction], labels: Sequence[Any]) -> dict[str, float]:
@@ -257,11 +286,13 @@ def _layer_number(name: str) -> int | None:
 class Head(nn.Module, ABC):
     """Reads features, gives outputs and a loss. Built with (hidden_size, target).
 
-    reads: `cross` (a pair is one sequence) or `bi` (each text is encoded by itself).
+    reads: `cross` (a pair is one sequence) or `bi` (each text is encoded by itself). level: of the targets it serves.
     needs_tokens: wants Features.tokens. pairs_only: has no use for a task of single texts.
     views: how many dropout views of each row it wants while training.
+    Raises ConfigError for a target of another level.
     """
 
+    level: ClassVar[Level] = "row"
     reads: ClassVar[Literal["cross", "bi"]] = "cross"
     needs_tokens: ClassVar[bool] = False
     pairs_only: ClassVar[bool] = False
@@ -269,6 +300,11 @@ class Head(nn.Module, ABC):
 
     def __init__(self, hidden_size: int, target: Target) -> None:
         super().__init__()
+        if target.level != self.level:
+            raise ConfigError(
+                f"expected a target of {self.level}s, found {type(target).__name__}, which is one of {target.level}s; "
+                f"use the head '{target.head}'"
+            )
         self.hidden_size = hidden_size
         self.target = target
 

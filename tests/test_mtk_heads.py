@@ -17,9 +17,12 @@ from mtk import Classes, ConfigError, Features, Head, Range, Target, build
 from mtk.testing import check_head
 from mtk_heads.concat import Concat
 from mtk_heads.concat_diff import ConcatDiff, compare
+from mtk_heads.contrastive import Contrastive
 from mtk_heads.cosine import Cosine
 from mtk_heads.linear import Linear
 from mtk_heads.mlp import MLP
+from mtk_heads.ordinal import OrdinalHead
+from mtk_heads.tagger import Tagger
 
 torch.set_num_threads(1)
 HEADS = [Linear, MLP, Cosine, Concat, ConcatDiff]
@@ -42,9 +45,9 @@ def inputs(head: type[Head], rows: int, size: int) -> list[Features]:
 def test_registers_what_it_has_and_imports_no_torch() -> None:
     found: dict[str, str] = {}
     mtk_heads.register_heads(lambda name, build, summary, **more: found.update({name: build}))
-    assert list(found) == ["linear", "mlp", "cosine", "concat", "concat-diff"]
+    assert list(found) == ["linear", "mlp", "cosine", "concat", "concat-diff", "ordinal", "tagger", "contrastive"]
     built = [getattr(importlib.import_module(b.split(":")[0]), b.split(":")[1]) for b in found.values()]
-    assert built == HEADS
+    assert built == [*HEADS, OrdinalHead, Tagger, Contrastive]
     light = "import sys, mtk_heads; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", light], check=False).returncode == 0
 

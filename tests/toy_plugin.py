@@ -69,7 +69,7 @@ def tags(context: TaskContext, *, rows: int = 10, dev: int = 5) -> Task:
     """A tag a word."""
     splits = _splits(context, rows, dev, lambda a, b: [len(word) % 3 for word in a.split()])
     task = ToyTask(context.name, ToyTags(), splits)
-    task.default_head = "tagger"
+    task.default_head = "toy-tagger"
     return task
 
 
@@ -172,7 +172,7 @@ def register_tasks(register: Register) -> None:
 
 @hookimpl
 def register_heads(register: Register) -> None:
-    register("tagger", ToyTagger, "a toy")
+    register("toy-tagger", ToyTagger, "a toy")
     register("rdrop", ToyRDrop, "a toy")
 
 

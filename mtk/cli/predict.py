@@ -151,7 +151,8 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writerow(["id", "task", "label", "score", *(f"p_{name}" for name in classes)])
     for row in rows:
         probabilities = row.get("probabilities", {})
-        label = row["label"] if isinstance(row["label"], str | int | float) else json.dumps(row["label"])
+        label = row["label"]
+        label = label if isinstance(label, str | int | float) else json.dumps(label, ensure_ascii=False)
         writer.writerow([row["id"], row["task"], label, row["score"], *(probabilities.get(n, "") for n in classes)])
     return stream.getvalue()
 

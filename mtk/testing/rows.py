@@ -12,6 +12,7 @@ from mtk import plugins
 from mtk.errors import ConfigError, DataError
 from mtk.interfaces import Augmentation, Example, Prediction, Source, Target, Task, TaskContext
 from mtk.targets import Classes, Range
+from mtk.testing.labels import is_label
 from mtk.testing.randomness import global_seed, seeded
 
 ROWS = 500  # as many rows of a split are looked at
@@ -53,9 +54,12 @@ def check_rows(rows: Sequence[Example], target: Target, paired: bool, place: str
         sound = all(isinstance(text, str) and text.strip() for text in texts) and (paired or row.pair is None)
         assert sound, f"{place}, row '{row.id}': expected {'two texts' if paired else 'one text'}, found {row}"
     labelled = [row for row in rows if row.label is not None][:ROWS]
-    if isinstance(target, (Classes, Range)):
-        for row in labelled:
-            assert target.parse(row.label) == row.label, f"{place}, row '{row.id}': label {row.label!r} is not parsed"
+    for row in labelled:
+        assert is_label(target, row.label), f"{place}, row '{row.id}': label {row.label!r} is not parsed"
+        try:
+            target.check(row)
+        except ValueError as error:
+            raise AssertionError(f"{place}, row '{row.id}': {error}") from None
     aligned = [target.align(row.label, range(len(row.text.split()))) for row in labelled]
     length = max((len(row.text.split()) for row in labelled), default=1)
     count = target.collate(aligned, length).count if labelled else 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from mtk import Register, hookimpl
 
+_CORAL = "CORAL, arXiv 1901.07884"
+_MNR = "Efficient Natural Language Response Suggestion, arXiv 1705.00652"
 _LEARNIE = "BERT and Learnie (CS224N 2023)"
 
 
@@ -18,4 +20,14 @@ def register_heads(register: Register) -> None:
         "mtk_heads.concat_diff:ConcatDiff",
         "both texts' features, their difference and product, then linear",
         paper="InferSent, arXiv 1705.02364; Sentence-BERT, arXiv 1908.10084",
+    )
+    register(
+        "ordinal", "mtk_heads.ordinal:OrdinalHead", "ordered classes: one direction, a threshold each", paper=_CORAL
+    )
+    register("tagger", "mtk_heads.tagger:Tagger", "dropout and one linear layer on every token: a tag for each word")
+    register(
+        "contrastive",
+        "mtk_heads.contrastive:Contrastive",
+        "pairs that belong together, by in-batch negatives",
+        paper=_MNR,
     )

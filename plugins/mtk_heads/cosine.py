@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mtk import ConfigError, Features, Target
+from mtk import ConfigError, Features, MultiLabel, Number, Ordinal, Target
 from mtk_heads.layers import ViewHead, pooled_pair
 
 
@@ -25,8 +25,9 @@ class Cosine(ViewHead):
     and learns no scale. It gives no formula; scale=2, offset=0, learned=False is what it says for cosines from -1 to 1:
     of a Range from 0 to 5, 2.5 (cos + 1); of two classes, the second where the cosine is positive.
 
-    pairs_only: a task of single texts cannot use it. Raises ConfigError for such rows, for a target of more than two
-    outputs, for a scale of 0, for numbers that are not finite, and for wrong options, as ViewHead says.
+    pairs_only: a task of single texts cannot use it. Raises ConfigError for such rows, for a target that is neither a
+    number in a range nor two classes, for a scale of 0, for numbers that are not finite, and for wrong options, as
+    ViewHead says.
     """
 
     reads = "bi"
@@ -44,11 +45,14 @@ class Cosine(ViewHead):
         rdrop: float = 0.0,
     ) -> None:
         super().__init__(hidden_size, target, dropout=dropout, rdrop=rdrop)
-        if target.size not in (1, 2):
+        kind, others = type(target).__name__, "use the head 'concat', 'linear' or 'mlp'"
+        if isinstance(target, Number | MultiLabel | Ordinal):
             raise ConfigError(
-                f"expected a number or two classes as the target, found {target.size} outputs; "
-                "use the head 'concat', 'linear' or 'mlp'"
+                f"expected a number in a range or two classes as the target, found {kind}, to which no cosine scales; "
+                f"{others}"
             )
+        if target.size not in (1, 2):
+            raise ConfigError(f"expected a number or two classes as the target, found {target.size} outputs; {others}")
         if not math.isfinite(scale) or scale == 0:
             raise ConfigError(f"scale: expected a finite number other than 0, found {scale}")
         if not math.isfinite(offset):

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mtk import Classes, ConfigError, Features, Head, Range, Target, Targets
+from mtk import Classes, ConfigError, Features, Head, Number, Range, Target, Targets
 
 
 def dropout_layer(dropout: float) -> nn.Dropout:
@@ -19,11 +19,12 @@ def dropout_layer(dropout: float) -> nn.Dropout:
     return nn.Dropout(dropout)
 
 
-def linear_layer(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer that starts as BERT's do: weights of standard deviation 0.02, no bias."""
-    layer = nn.Linear(inputs, outputs)
+def linear_layer(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
+    """A linear layer that starts as BERT's do: weights of standard deviation 0.02, a bias of 0, or none."""
+    layer = nn.Linear(inputs, outputs, bias=bias)
     nn.init.normal_(layer.weight, std=0.02)
-    nn.init.zeros_(layer.bias)
+    if bias:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
@@ -51,17 +52,16 @@ class ViewHead(Head):
 
     Source: R-Drop (Wu et al., NeurIPS 2021, arXiv 2106.14448), equations 2 to 4; numbers in a range as in the authors'
     code for the STS benchmark. Raises ConfigError for dropout outside [0, 1), for rdrop that is negative or not finite,
-    and for rdrop > 0 with a target that is neither Classes nor Range.
+    and for rdrop > 0 with a target that is none of Classes, Range and Number.
     """
 
     def __init__(self, hidden_size: int, target: Target, *, dropout: float = 0.1, rdrop: float = 0.0) -> None:
         super().__init__(hidden_size, target)
         if not (math.isfinite(rdrop) and rdrop >= 0):
             raise ConfigError(f"rdrop: expected a number of at least 0 (0 is off), found {rdrop}")
-        if rdrop > 0 and not isinstance(target, Classes | Range):
+        if rdrop > 0 and not isinstance(target, Classes | Number | Range):
             raise ConfigError(
-                f"rdrop: expected classes or a number in a range as the target, found {type(target).__name__}; "
-                "leave rdrop out"
+                f"rdrop: expected classes or a number as the target, found {type(target).__name__}; leave rdrop out"
             )
         self.dropout = dropout_layer(dropout)
         self.rdrop = rdrop
@@ -89,10 +89,10 @@ class ViewHead(Head):
 def disagreement(target: Target, first: Tensor, second: Tensor) -> Tensor:
     """How far two views' outputs [B, C] are apart, row by row: [B] float32.
 
-    Classes: 1/2 (KL(P1, P2) + KL(P2, P1)) in nats, R-Drop's equation 2. Range: the squared difference of the
+    Classes: 1/2 (KL(P1, P2) + KL(P2, P1)) in nats, R-Drop's equation 2. Numbers: the squared difference of the
     standardised outputs, in the unit of the squared error that is the target's loss.
     """
-    if isinstance(target, Range):
+    if isinstance(target, Number | Range):
         return (first.float() - second.float()).square().squeeze(-1)  # [B, 1] -> [B]
     p, q = first.float().log_softmax(-1), second.float().log_softmax(-1)
     return ((p.exp() - q.exp()) * (p - q)).sum(-1) / 2  # [B, C] -> [B]
