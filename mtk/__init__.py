@@ -92,12 +92,15 @@ if TYPE_CHECKING:  # type checkers would take these names for Any
     )
     from mtk.targets import (
         Classes as Classes,
+        MultiLabel as MultiLabel,
+        Number as Number,
+        Ordinal as Ordinal,
         Range as Range,
+        Ranking as Ranking,
+        Tags as Tags,
     )
     from mtk.worker import start_worker as start_worker
 
-        Ranking as Ranking,
-        Tags as Tags,
 _HOME = {
     "mtk.errors": ("MTKError", "ConfigError", "DataError", "PluginError", "CheckpointError", "did_you_mean"),
     "mtk.interfaces": (

@@ -24,11 +24,11 @@ def is_label(target: Target, value: Any) -> bool:
         case Tags():
             return isinstance(value, tuple) and all(_is_index(one, target.size) for one in value)
         case Range():
-            return isinstance(value, Real) and target.low <= value <= target.high
+            return isinstance(value, Real) and target.low <= float(value) <= target.high
         case Number() | Ranking():
             return isinstance(value, Real) and math.isfinite(value)
     return True
 
 
 def _is_index(value: Any, size: int) -> bool:
-    return isinstance(value, Integral) and 0 <= value < size
+    return isinstance(value, Integral) and 0 <= int(value) < size
