@@ -1,23 +1,18 @@
-"""A search for good settings: the tuner decides, a worker trains, and every result is on disk before the next step.
+"""A search for good settings: the tuner decides, workers train, and every result is on disk before the next step.
 
 DIR/tune.json          what is searched, how, by which versions; status
-DIR/space.toml         the space
-DIR/events.jsonl       a line a job, an epoch and an end: all that the search knows, flushed one by one
+DIR/config.toml        what every trial starts from
+DIR/events.jsonl       all that the search knows (mtk.ledger)
 DIR/trials/NNN/        a run folder each
-DIR/worker.log         what the process that trains them printed
-DIR/trials.csv         a line a trial
-DIR/best.toml          the best trial's configuration, for mtk train --config
-DIR/best/              its run folder, for mtk evaluate and mtk predict
+DIR/worker.log         what the processes that train them printed
+DIR/best.toml, ...     what it found (mtk.findings)
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import math
-import os
 import shlex
 import shutil
 import time
@@ -30,17 +25,19 @@ from filelock import FileLock, Timeout
 
 from mtk import __version__, plugins
 from mtk.assembly import build_encoder, build_tasks, check_dev, check_select_on, complete
-from mtk.checkpoint import load_encoder, read_json, replace_folder
+from mtk.changes import changeable
+from mtk.checkpoint import load_encoder, read_json
 from mtk.config import Choice, RunConfig, make_config, read_toml
 from mtk.errors import CheckpointError, ConfigError, MTKError, PluginError
-from mtk.interfaces import Job, SearchState, TrialRecord, Tuner
+from mtk.findings import change, keep_best, take_over, tidy, write_best, write_trials
+from mtk.interfaces import Executor, Job, SearchState, TrialRecord, Tuner, Worker
+from mtk.ledger import OVER, Ledger
 from mtk.run import RunFolder, write_atomically
 from mtk.space import Space, apply
-from mtk.worker import Process
 
 FORMAT = 1
 _ENOUGH = 3  # trials that fail before one has ended an epoch: then the fault is no single trial's
-_LOOK = 0.2  # seconds between two looks at whether somebody wants to stop
+_LOOK = 0.2  # seconds in which every worker is listened to once
 _UNMADE = {".lock", "config.toml", ".config.toml.new", ".tune.json.new"}  # what a start leaves that was cut off
 _CHOSEN = ("device", "precision", "threads")  # what one probe chooses for all trials
 
@@ -51,7 +48,7 @@ class Plan:
 
     tuner: NAME or NAME:OPTIONS. trials: that may begin. max_epochs, max_hours: of the whole search, looked at after
     each epoch; None for no limit. final_seeds, final_epochs: of the runs that compare the best with the untuned
-    settings afterwards.
+    settings afterwards. slots: trials side by side. executor: where they are trained, NAME or NAME:OPTIONS.
     """
 
     config: RunConfig
@@ -62,15 +59,27 @@ class Plan:
     max_hours: float | None = None
     final_seeds: int = 0
     final_epochs: int | None = None
+    slots: int = 1
+    executor: str = "local"
 
 
 @dataclass(frozen=True)
 class TrialEvent:
-    """What just happened to a trial. kind: begun, epoch, paused, finished, stopped, failed or saved."""
+    """What just happened to a trial. kind: begun, epoch, restarted, paused, finished, stopped, failed or saved."""
 
     kind: str
     trial: TrialRecord
     seconds: float  # of the search so far
+    problem: str = ""
+
+
+@dataclass
+class _Slot:
+    """A trial that a worker is at. told: whether it knows that somebody wants to stop."""
+
+    number: int
+    worker: Worker
+    told: bool = False
 
 
 class Search:
@@ -83,22 +92,33 @@ class Search:
         self.folder, self.plan = folder, plan
         if plan.trials < 1:
             raise ConfigError(f"--trials: expected at least 1, found {plan.trials}")
+        if plan.slots < 1:
+            raise ConfigError(f"--slots: expected at least 1, found {plan.slots}")
         if plan.max_hours is not None and not 0 < plan.max_hours < math.inf:
             raise ConfigError(f"--max-hours: expected a number above 0, found {plan.max_hours:g}")
-        name, options = plugins.parse_spec(plan.tuner)
-        self.tuner: Tuner = plugins.build("tuner", name, **options)
+        self.tuner: Tuner = _built("tuner", plan.tuner)
+        self.executor: Executor = _built("executor", plan.executor)
         plan.space.check(plan.config.to_dict())
-        self.trials: list[TrialRecord] = []
         self.ended: str | None = None
         self.room = ""  # what is to be known of the disk
+        self.place: list[str] = []  # where the trials are trained
+        self.ledger = Ledger(folder, go_on(folder))
         self._facts = dict(facts or {})
-        self._seconds = 0.0  # of earlier calls
-        self._left: Job | None = None  # begun and not over: what a kill cuts off
-        self._since = 0  # epochs that its trial had before
+        self._left: list[int] = []  # trials whose job a kill cut off
         self._failed = 0  # trials, in this call
-        self._worker: Process | None = None
+        self._slots: list[_Slot] = []
+        self._idle: list[Worker] = []
         self._stop = False
         self._lock = FileLock(folder / ".lock")
+
+    @property
+    def trials(self) -> list[TrialRecord]:
+        return self.ledger.trials
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The trial with the best epoch, as it was then; the earlier of equals. None before the first epoch."""
+        return self.ledger.best
 
     # ------------------------------------------------------------------------------------------ folders
 
@@ -116,6 +136,9 @@ class Search:
                 )
             RunFolder.check_out(folder)
         search = cls(folder, plan)
+        if plan.config.train.threads is None and (threads := search.executor.threads(plan.slots)) is not None:
+            train = plan.config.train.model_copy(update={"threads": threads})
+            plan = search.plan = replace(plan, config=plan.config.model_copy(update={"train": train}))
         first = search._next()
         tasks = build_tasks(plan.config)
         dev = {name: task.examples("dev") for name, task in tasks.items()}
@@ -150,6 +173,8 @@ class Search:
             "final_seeds": plan.final_seeds,
             "final_epochs": plan.final_epochs,
             "space": plan.space.to_dict(),
+            "slots": plan.slots,
+            "executor": plan.executor,
         }
         text = plan.config.to_toml()
         try:
@@ -160,23 +185,28 @@ class Search:
         try:
             if (folder / "tune.json").exists():  # since it was looked at
                 raise ConfigError(f"--out {folder}: another search has begun there; choose another")
+            search.place = search.executor.open(folder.absolute(), plan.slots)
             write_atomically(folder / "config.toml", text)
             search._write_facts(status="running")
-        except MTKError as error:
+        except BaseException as error:
+            search.close()
             if isinstance(error, CheckpointError):
                 (folder / "config.toml").unlink(missing_ok=True)
-                error = ConfigError(f"--out {folder}: cannot be written ({error})")
-            search.close()
-            raise error from None
+                raise ConfigError(f"--out {folder}: cannot be written ({error})") from None
+            raise
         return search
 
     @classmethod
-    def resume(cls, folder: Path) -> Search:
-        """A search that was cut off. Raises ConfigError and CheckpointError."""
+    def resume(cls, folder: Path, slots: int | None = None, executor: str | None = None) -> Search:
+        """A search that was cut off, on as many slots and where it was unless they are given.
+
+        Raises ConfigError and CheckpointError.
+        """
         _read_facts(folder)
         config = make_config(read_toml(folder / "config.toml"), str(folder / "config.toml"))
         lock = FileLock(folder / ".lock")
         _acquire(lock, folder)
+        search = None
         try:
             facts = _read_facts(folder)
             try:
@@ -189,6 +219,8 @@ class Search:
                     facts["max_hours"],
                     facts["final_seeds"],
                     facts["final_epochs"],
+                    slots or facts.get("slots", 1),
+                    executor or facts.get("executor", "local"),
                 )
                 search = cls(folder, plan, facts)
                 search.ended = facts["ended"] if facts.get("status") == "finished" else None
@@ -197,19 +229,28 @@ class Search:
                     f"{folder / 'tune.json'}: damaged, not what a search writes ({error!r})"
                 ) from error
             search._lock = lock
-            search._replay()
+            search.ledger.replay()
+            search._left = list(search.ledger.left)
             if search.ended is not None:
                 search._tidy()
                 if not plan.final_seeds:
                     best = f"; its best: {folder / 'best.toml'}" if search.best else ""
                     raise ConfigError(f"{folder}: the search is finished ({search.ended}){best}")
+            else:
+                search.place = search.executor.open(folder.absolute(), search.plan.slots)
         except BaseException:
+            if search is not None:
+                search.executor.close()
             _release(lock)
             raise
         return search
 
     def close(self) -> None:
-        """Lets another process search in this folder. `run()` does so at its end."""
+        """Ends the workers, and lets another process search in this folder. `run()` does so at its end."""
+        for worker in [*(slot.worker for slot in self._slots), *self._idle]:
+            worker.end()
+        self._slots, self._idle = [], []
+        self.executor.close()
         _release(self._lock)
 
     def _hold(self) -> None:
@@ -253,63 +294,21 @@ class Search:
             lambda number: plan.space.sample(seed, number),
             plan.space.grid,
             plan.space,
+            frozenset(filter(changeable, plan.space)),
         )
 
-    def _record(self, **event: Any) -> None:
-        """Appends a line to events.jsonl, on disk before anything else happens. Raises CheckpointError."""
-        event = _finite({**event, "seconds": round(self._clock(), 1)})
-        try:
-            with (self.folder / "events.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(event, allow_nan=False) + "\n")
-                log.flush()
-                os.fsync(log.fileno())
-        except OSError as error:
-            raise CheckpointError(
-                f"{self.folder / 'events.jsonl'}: writing failed ({error.strerror}); what was found before stands; "
-                f"make room and go on: {go_on(self.folder)}"
-            ) from error
-        self._apply(event)
+    def run_folder(self, number: int) -> Path:
+        return self.folder / "trials" / f"{number:03d}"
 
-    def _apply(self, event: Mapping[str, Any]) -> None:
-        """The event's effect on what is known: the same when it happens and when it is read again."""
-        kind, number = event["event"], event["trial"]
-        if kind == "job":
-            if number == len(self.trials):
-                self.trials.append(TrialRecord(number, dict(event["parameters"])))
-            self.trials[number] = replace(self.trials[number], state="running")
-            self._left, self._since = Job(event["epochs"], trial=number), len(self.trials[number].scores)
-            return
-        trial = self.trials[number]
-        if kind == "epoch":
-            score = -math.inf if event["score"] is None else float(event["score"])
-            self.trials[number] = replace(trial, scores=(*trial.scores, score))
-        elif kind in ("paused", "finished", "stopped", "failed"):
-            self.trials[number] = replace(trial, state=kind, problem=event.get("problem", ""))
-            self._left = None
-        elif kind != "saved":
-            raise ValueError(f"'{kind}' is no event")
-
-    def _replay(self) -> None:
-        """Reads what happened. Raises CheckpointError that names the line that is damaged."""
-        file = self.folder / "events.jsonl"
-        for number, line in enumerate(_lines(file), 1):
-            try:
-                event = json.loads(line)
-                self._apply(event)
-                self._seconds = float(event["seconds"])
-            except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-                raise CheckpointError(
-                    f"{file}, line {number}: damaged, not an event of a search ({error!r}); take the line and those "
-                    "after it away to go on from before"
-                ) from error
-
-    def _clock(self) -> float:
-        return self._seconds + time.perf_counter() - self._start
+    def config_of(self, parameters: Mapping[str, Any]) -> RunConfig:
+        """The configuration of a trial, on the hardware that the first one found. Raises ConfigError."""
+        chosen = {f"train.{key}": value for key, value in self._facts.get("hardware", {}).items()}
+        return make_config(apply(self.plan.config.to_dict(), {**chosen, **parameters}), "trial")
 
     # ------------------------------------------------------------------------------------------ searching
 
     def stop(self) -> None:
-        """Ends the search after the running step, resumably. May be called from a signal's handler."""
+        """Ends the search after the running steps, resumably. May be called from a signal's handler."""
         self._stop = True
 
     def run(self) -> Generator[TrialEvent]:
@@ -320,18 +319,27 @@ class Search:
         if self.ended is not None:
             self.close()
             return
-        self._start = time.perf_counter()
+        self.ledger.start()
         self._hold()
         try:
             self._write_facts(status="running")
             ended: str | None = None
-            while not self._stop:
-                job = self._left or self._spent() or self._next()
-                if isinstance(job, str):
-                    ended = job
+            while True:
+                while ended is None and self._is_free():
+                    job = self._next_job()
+                    if isinstance(job, str):
+                        ended = job
+                    elif job is None:
+                        break
+                    else:
+                        yield from self._begin(job)
+                        self._check_failures(_ENOUGH)
+                if not self._slots:
                     break
-                yield from self._do(job)
-                self._check_failures(_ENOUGH)
+                for slot in list(self._slots):
+                    for event in self._listen(slot):
+                        yield event
+                        self._check_failures(_ENOUGH)
             if ended is not None:
                 self._check_failures(0)
             self.write()
@@ -343,30 +351,52 @@ class Search:
             again = "" if go_on(self.folder) in str(error) else f", and go on: {go_on(self.folder)}"
             raise CheckpointError(f"{error}{again}") from error
         finally:
-            self._dismiss()
             self.close()
+
+    def _is_free(self) -> bool:
+        """Whether another job may begin now."""
+        if self._stop or len(self._slots) >= self.plan.slots:
+            return False
+        return not self._slots or "hardware" in self._facts  # what the first trial's probe finds, all have
+
+    def _next_job(self) -> Job | str | None:
+        """What a free worker does next; None: to wait for another; text: why the search is over."""
+        if self._left:
+            return self.ledger.left[self._left.pop(0)]
+        if (spent := self._spent()) is not None:
+            return spent
+        job = self._next()
+        return None if isinstance(job, str) and self._slots else job
 
     def _next(self) -> Job | str:
         """The tuner's next job, or why there is none. Raises PluginError for one that cannot be done."""
         job, begun = self.tuner.next(self.state()), len(self.trials)
         if job is None:
             return "the tuner has no more trials"
-        if job.trial is None and job.parameters is not None and job.epochs > 0:
+        if job.trial is None and job.source is None and job.parameters is not None and job.epochs > 0:
             return job if begun < self.plan.trials else f"{begun} trials have begun (--trials {self.plan.trials})"
-        if job.trial is not None and 0 <= job.trial < begun:
-            trial = self.trials[job.trial]
-            if trial.state == "paused" and job.epochs > len(trial.scores):
-                return job
+        if job.trial is not None and 0 <= job.trial < begun and self._can_go_on(job, self.trials[job.trial]):
+            return job
         raise PluginError(
-            f"tuner '{self.plan.tuner}': expected a job with parameters, or for more epochs of a paused trial; {job}"
+            f"tuner '{self.plan.tuner}': expected a job with parameters, or for more epochs of a trial that waits, or "
+            f"from the weights of one that does; {job}"
         )
+
+    def _can_go_on(self, job: Job, trial: TrialRecord) -> bool:
+        if job.source is None:
+            return trial.state == "paused" and job.parameters is None and job.epochs > len(trial.scores)
+        if job.parameters is None or not 0 <= job.source < len(self.trials) or trial.state == "running":
+            return False
+        source, fixed = self.trials[job.source], [key for key in self.plan.space if not changeable(key)]
+        kept = all(job.parameters.get(key) == source.parameters.get(key) for key in fixed)
+        return kept and source.state == "paused" and job.epochs > len(source.scores)
 
     def _spent(self) -> str | None:
         """Which limit is reached, if one is."""
-        plan, epochs = self.plan, sum(len(trial.scores) for trial in self.trials)
-        if plan.max_epochs is not None and epochs >= plan.max_epochs:
-            return f"{epochs} epochs trained (--max-epochs {plan.max_epochs})"
-        if plan.max_hours is not None and self._clock() >= plan.max_hours * 3600:
+        plan, ledger = self.plan, self.ledger
+        if plan.max_epochs is not None and ledger.epochs >= plan.max_epochs:
+            return f"{ledger.epochs} epochs trained (--max-epochs {plan.max_epochs})"
+        if plan.max_hours is not None and ledger.seconds >= plan.max_hours * 3600:
             return f"--max-hours {plan.max_hours:g} is over"
         return None
 
@@ -379,137 +409,143 @@ class Search:
                 f"{self.folder / 'worker.log'}; with the cause gone, go on: {go_on(self.folder)})"
             )
 
-    def _do(self, job: Job) -> Iterator[TrialEvent]:
-        """One job, from its order to its end."""
-        number = len(self.trials) if job.trial is None else job.trial
-        if job is not self._left:
-            parameters = dict(self.trials[number].parameters if job.parameters is None else job.parameters)
-            self._record(event="job", trial=number, parameters=parameters, epochs=job.epochs)
-        yield self._event("begun", number)
-        kind, problem = "", ""
-        try:
-            tree = self.config_of(self.trials[number].parameters).to_dict()
-        except MTKError as error:  # values that are sound in pairs, and not together
-            kind, problem = "failed", str(error)
-        else:
-            if self._worker is None or not self._worker.alive:
-                self._dismiss()
-                self._worker = Process(self.folder / "worker.log")
-            folder = str(self.run_folder(number).absolute())
-            self._worker.say({"job": folder, "config": tree, "epochs": job.epochs})
-        while not kind:
-            answer = self._hear()
-            if answer["event"] in ("began", "epoch"):
-                if answer.get("hardware") and "hardware" not in self._facts:
-                    self._write_facts(hardware={key: answer["hardware"][key] for key in _CHOSEN})
-                for line in answer["epochs"] if answer["event"] == "began" else [answer]:
-                    if line["epoch"] > len(self.trials[number].scores):
-                        self._record(**{**line, "event": "epoch", "trial": number})
-                        yield self._event("epoch", number)
-                assert self._worker is not None
-                self._worker.say(self._verdict(number))
-            elif answer["event"] == "unsaved":
-                raise CheckpointError(
-                    f"trial {number} cannot be saved; what was found before stands; make room and go on: "
-                    f"{go_on(self.folder)} ({answer['problem']})"
-                )
-            else:
-                kind = {"dropped": "stopped"}.get(answer["event"], answer["event"])
-                problem = answer.get("problem", "")
-        if kind == "saved" and not self._stop:
-            kind = "paused"
-        self._failed += kind == "failed"
-        self._record(event=kind, trial=number, **({"problem": problem} if problem else {}))
-        self.write()
-        self._tidy()
-        yield self._event(kind, number)
+    # ------------------------------------------------------------------------------------------ jobs
 
-    def _hear(self) -> dict[str, Any]:
-        """The worker's next answer. One who wants to stop is obeyed meanwhile; the death of the worker is an answer."""
-        assert self._worker is not None
-        told = False
-        while True:
-            if self._stop and not told:
-                self._worker.say("save")
-                told = True
-            answer = self._worker.hear(_LOOK)
-            if answer is None:
-                code, self._worker = self._worker.end(), None
-                return {"event": "failed", "problem": _death(code)}
-            if answer:
-                return answer
+    def _begin(self, job: Job) -> Iterator[TrialEvent]:
+        """Gives a worker a job: a new one, which is recorded first, or one that was cut off."""
+        number = len(self.trials) if job.trial is None else job.trial
+        if number not in self.ledger.left:
+            parameters = dict(self.trials[number].parameters if job.parameters is None else job.parameters)
+            source = {} if job.source is None else {"source": job.source}
+            self.ledger.record(event="job", trial=number, parameters=parameters, epochs=job.epochs, **source)
+        yield self._event("begun", number)
+        try:
+            if job.source is not None:
+                self._take_over(number, job.source)
+            tree = self.config_of(self.trials[number].parameters).to_dict()
+        except CheckpointError:
+            raise
+        except MTKError as error:  # values that are sound in pairs, and not together
+            yield self._over(number, "failed", str(error))
+            return
+        worker = self._free_worker()
+        self._slots.append(_Slot(number, worker))
+        worker.say({"job": str(self.run_folder(number).absolute()), "config": tree, "epochs": job.epochs})
+
+    def _free_worker(self) -> Worker:
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.alive:
+                return worker
+            worker.end()
+        return self.executor.start(self.folder.absolute() / "worker.log")
+
+    def _take_over(self, number: int, origin: int) -> None:
+        """The trial's run folder becomes that of another, which stands at the end of the same epoch. Raises MTKError.
+
+        What it held is given up; were it the search's best, that is kept first. Done once, however often it is begun.
+        """
+        *_, before, stage = self.trials[number].stages
+        target = self.run_folder(number)
+        done = {"trial": origin, "after": stage.after}
+        if (target / "run.json").exists() and RunFolder(target).facts.get("took_over") == done:
+            return
+        if self.best is not None and self.best.number == number and not self._holds_best(number):
+            keep_best(self.folder, RunFolder(target))
+        take_over(RunFolder(self.run_folder(origin)), target, change(before, stage), took_over=done)
+
+    def _holds_best(self, number: int) -> bool:
+        """Whether the search's best epoch lies in the history of the trial's weights."""
+        best, trial = self.best, self.trials[number]
+        return best is not None and all(
+            own[: len(theirs)] == theirs for own, theirs in ((trial.stages, best.stages), (trial.scores, best.scores))
+        )
+
+    def _listen(self, slot: _Slot) -> Iterator[TrialEvent]:
+        """What a worker has to say, if anything; what follows from it."""
+        if self._stop and not slot.told:
+            slot.worker.say("save")
+            slot.told = True
+        answer = slot.worker.hear(_LOOK / len(self._slots))
+        if answer is None:
+            yield from self._died(slot)
+        elif answer and answer["event"] in ("began", "epoch"):
+            yield from self._went_on(slot, answer)
+        elif answer and answer["event"] == "unsaved":
+            raise CheckpointError(
+                f"trial {slot.number} cannot be saved; what was found before stands; make room and go on: "
+                f"{go_on(self.folder)} ({answer['problem']})"
+            )
+        elif answer:
+            self._slots.remove(slot)
+            self._idle.append(slot.worker)
+            kind = {"dropped": "stopped"}.get(answer["event"], answer["event"])
+            kind = "paused" if kind == "saved" and not self._stop else kind
+            yield self._over(slot.number, kind, answer.get("problem", ""))
+
+    def _went_on(self, slot: _Slot, answer: Mapping[str, Any]) -> Iterator[TrialEvent]:
+        number = slot.number
+        if answer.get("hardware") and "hardware" not in self._facts:
+            self._write_facts(hardware={key: answer["hardware"][key] for key in _CHOSEN})
+        for line in answer["epochs"] if answer["event"] == "began" else [answer]:
+            if line["epoch"] > len(self.trials[number].scores):
+                self.ledger.record(**{**line, "event": "epoch", "trial": number})
+                yield self._event("epoch", number)
+        slot.worker.say(self._verdict(number))
 
     def _verdict(self, number: int) -> str:
         """Whether the trial goes on after what it has behind it in this job."""
         trial = self.trials[number]
-        if len(trial.scores) > self._since and not self.tuner.keep(self.state(), trial):
+        if len(trial.scores) > self.ledger.since[number] and not self.tuner.keep(self.state(), trial):
             return "drop"
         return "save" if self._stop or self._spent() is not None else "go"
 
-    def _event(self, kind: str, number: int) -> TrialEvent:
-        return TrialEvent(kind, self.trials[number], self._clock())
+    def _died(self, slot: _Slot) -> Iterator[TrialEvent]:
+        """A worker is gone: another goes on from the trial's last checkpoint, unless it is there that this one died."""
+        self._slots.remove(slot)
+        number, problem = slot.number, _death(slot.worker.end())
+        if self.ledger.deaths[number, len(self.trials[number].scores)]:
+            yield self._over(number, "failed", problem)
+            return
+        self.ledger.record(event="restarted", trial=number, problem=problem)
+        yield self._event("restarted", number, problem)
+        if not self._stop:
+            yield from self._begin(self.ledger.left[number])
 
-    def _dismiss(self) -> None:
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            worker.end()
+    def _over(self, number: int, kind: str, problem: str = "") -> TrialEvent:
+        """A job has ended so."""
+        self._failed += kind == "failed"
+        self.ledger.record(event=kind, trial=number, **({"problem": problem} if problem else {}))
+        self.write()
+        self._tidy()
+        return self._event(kind, number, problem)
+
+    def _event(self, kind: str, number: int, problem: str = "") -> TrialEvent:
+        return TrialEvent(kind, self.trials[number], self.ledger.seconds, problem)
 
     # ------------------------------------------------------------------------------------------ what it found
 
-    def run_folder(self, number: int) -> Path:
-        return self.folder / "trials" / f"{number:03d}"
+    def write(self) -> None:
+        """The tables and the best settings so far. Raises CheckpointError."""
+        write_trials(self.folder, self.trials)
+        write_best(self.folder, self.best, self.config_of)
 
-    def config_of(self, parameters: Mapping[str, Any]) -> RunConfig:
-        """The configuration of a trial, on the hardware that the first one found. Raises ConfigError."""
-        chosen = {f"train.{key}": value for key, value in self._facts.get("hardware", {}).items()}
-        return make_config(apply(self.plan.config.to_dict(), {**chosen, **parameters}), "trial")
-
-    @property
-    def best(self) -> TrialRecord | None:
-        """The trial with the best epoch; the earlier of equals. None before the first epoch."""
-        scored = [trial for trial in self.trials if trial.scores and trial.best > -math.inf]
-        return max(scored, key=lambda trial: (trial.best, -trial.number)) if scored else None
+    def _keep_best(self) -> None:
+        """best/: the best trial's run folder; where its trial took over other weights since, it is there already."""
+        if self.best is not None and self._holds_best(self.best.number):
+            keep_best(self.folder, RunFolder(self.run_folder(self.best.number)))
 
     def _tidy(self) -> None:
         """Drops what no job will need: moments of trials that are over, weights of all but the best."""
-        best = self.best
         for trial in self.trials:
-            folder = self.run_folder(trial.number)
-            if self.ended is None and trial.state not in ("stopped", "finished", "failed"):
-                continue
-            names = ["last", ".last.new", ".last.old", ".best.new"]
-            if best is None or trial.number != best.number:
-                names += ["best", ".best.old"]
-            for name in names:
-                shutil.rmtree(folder / name, ignore_errors=True)
+            if self.ended is not None or trial.state in OVER[1:]:
+                keeps = self.best is not None and trial.number == self.best.number
+                tidy(self.run_folder(trial.number), keeps)
 
-    def write(self) -> None:
-        """trials.csv, and where there is a best trial, best.toml. Raises CheckpointError."""
-        keys = list(dict.fromkeys(key for trial in self.trials for key in trial.parameters))
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["trial", "state", "epochs", "best_score", "best_epoch", "last_score", *keys, "problem"])
-        for trial in self.trials:
-            own = trial.scores
-            scores = [trial.best, own.index(trial.best) + 1, own[-1]] if own else ["", "", ""]
-            values = [trial.parameters.get(key, "") for key in keys]
-            writer.writerow([trial.number, trial.state, len(own), *scores, *values, trial.problem])
-        write_atomically(self.folder / "trials.csv", stream.getvalue())
-        if (best := self.best) is not None:
-            write_atomically(self.folder / "best.toml", self.config_of(best.parameters).to_toml())
 
-    def _keep_best(self) -> None:
-        """best/: the best trial's run folder, without what only a resume needs. Raises CheckpointError."""
-        if (best := self.best) is None:
-            return
-        run = RunFolder(self.run_folder(best.number))
-
-        def copy(new: Path) -> None:
-            for name in ("config.toml", "run.json", "metrics.jsonl"):
-                shutil.copy2(run.path / name, new / name)
-            shutil.copytree(run.best, new / "best")
-
-        replace_folder(self.folder / "best", copy)
+def _built(kind: str, spec: str) -> Any:
+    name, options = plugins.parse_spec(spec)
+    return plugins.build(kind, name, **options)
 
 
 def go_on(folder: Path) -> str:
@@ -558,25 +594,6 @@ def _death(code: int) -> str:
     if code == -9:
         return "its process was killed (signal 9): out of memory? a smaller batch or model needs less"
     return f"its process died ({f'signal {-code}' if code < 0 else f'exit code {code}'}); worker.log has what it said"
-
-
-def _finite(value: Any) -> Any:
-    """The value with None for what is no finite number, which JSON has no form for."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _lines(file: Path) -> list[bytes]:
-    """The lines of a log; a last one that a crash cut off is left out, and taken away."""
-    if not file.exists():
-        return []
-    *lines, rest = file.read_bytes().split(b"\n")
-    if rest:
-        os.truncate(file, file.stat().st_size - len(rest))
-    return lines
 
 
 def _size(count: float) -> str:

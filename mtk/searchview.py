@@ -15,6 +15,7 @@ from rich.table import Table
 from mtk.api import signals
 from mtk.config import RunConfig
 from mtk.display import count, duration, make_console, say, show_table
+from mtk.findings import scheduled
 from mtk.interfaces import TrialRecord
 from mtk.notices import is_broken_pipe, silence
 from mtk.search import Search, TrialEvent, go_on
@@ -42,7 +43,7 @@ def conduct(search: Search) -> int:
         raise KeyboardInterrupt
 
     try:
-        with signals(interrupt):
+        with contextlib.closing(search), signals(interrupt):
             show_plan(search, console)
             with _Display(search, console) as display, contextlib.closing(search.run()) as events:
                 for event in events:
@@ -63,7 +64,8 @@ def show_plan(search: Search, console: Console) -> None:
     plan = search.plan
     say(
         console,
-        f"tuner {plan.tuner} | {count(plan.trials, 'trial')} of at most {count(plan.config.train.epochs, 'epoch')}",
+        f"tuner {plan.tuner} | {count(plan.trials, 'trial')} of at most {count(plan.config.train.epochs, 'epoch')}"
+        + (f", {plan.slots} at a time" if plan.slots > 1 else ""),
     )
     for key, domain in plan.space.items():
         say(console, f"  {key}: {domain.text()}")
@@ -73,8 +75,10 @@ def show_plan(search: Search, console: Console) -> None:
     ]
     if limits:
         say(console, f"at most {' and '.join(limits)}")
+    for line in search.place:
+        say(console, line)
     if search.trials:
-        say(console, f"resuming after {count(sum(len(t.scores) for t in search.trials), 'epoch')}")
+        say(console, f"resuming after {count(search.ledger.epochs, 'epoch')}")
     say(console, f"score: {plan.config.train.select_on} on dev | folder: {search.folder}")
     if search.room:
         say(console, f"warning: {search.room}")
@@ -117,25 +121,27 @@ class _Display:
         trial, best = event.trial, self._search.best
         text = f"[{duration(event.seconds)}] trial {trial.number}: "
         if event.kind == "begun":
-            text += "goes on" if trial.scores else _parameters(trial)
+            text += _origin(trial) if trial.scores else _parameters(trial)
         elif event.kind == "epoch":
             text += f"epoch {len(trial.scores)}, score {trial.scores[-1]:.4f}"
             text += f" | best {best.best:.4f} (trial {best.number})" if best is not None else ""
         else:
-            text += event.kind + (f": {trial.problem}" if trial.problem else "")
+            text += event.kind + (f": {event.problem}" if event.problem else "")
         say(self._console, text)
 
 
 def trials_table(search: Search, trials: list[TrialRecord]) -> Table:
-    """A line a trial: state, epochs, scores and parameters."""
+    """A line a trial: state, epochs, scores, whose weights it took over, and parameters."""
     best = search.best
-    table = Table("trial", "state", "epochs", "last", "best", *search.plan.space)
+    forks = any(len(trial.stages) > 1 for trial in search.trials)
+    table = Table("trial", "state", "epochs", "last", "best", *(["weights from"] if forks else []), *search.plan.space)
     for trial in trials:
         last = f"{trial.scores[-1]:.4f}" if trial.scores else "-"
-        mark = " *" if best is not None and trial.number == best.number else ""
+        mark = " *" if best is not None and trial.number == best.number and trial.best == best.best else ""
         top = f"{trial.best:.4f}{mark}" if trial.scores else "-"
         values = [_value(trial.parameters.get(key, "-")) for key in search.plan.space]
-        table.add_row(str(trial.number), trial.state, str(len(trial.scores)), last, top, *values)
+        origin = [_chain(trial)] if forks else []
+        table.add_row(str(trial.number), trial.state, str(len(trial.scores)), last, top, *origin, *values)
     return table
 
 
@@ -152,7 +158,7 @@ def show_end(search: Search, console: Console) -> None:
     say(
         console,
         f"{len(states)} started, {whole} trained to the end, {given_up} stopped or left waiting early, "
-        f"{states.count('failed')} failed; {count(sum(len(t.scores) for t in search.trials), 'epoch')} in all",
+        f"{states.count('failed')} failed; {count(search.ledger.epochs, 'epoch')} in all",
     )
     for trial in search.trials:
         if trial.state == "failed":
@@ -169,6 +175,9 @@ def show_end(search: Search, console: Console) -> None:
         say(console, f"  {key} = {_value(value)}")
     again = shlex.join(["mtk", "train", "--config", str(search.folder / "best.toml")])
     say(console, f"its settings: {again} | its model: {search.folder / 'best'}")
+    if len(best.stages) > 1:
+        replay = shlex.join(["mtk", "train", "--config", str(search.folder / "best_schedule.toml")])
+        say(console, f"its settings changed on the way ({_chain(best)}); the whole way: {replay}")
 
 
 def confirm(search: Search, console: Console) -> int:
@@ -181,6 +190,8 @@ def confirm(search: Search, console: Console) -> int:
         Cell("untuned", _final(search.config_of({}), plan.final_epochs)),
         Cell("tuned", _final(search.config_of(best.parameters), plan.final_epochs)),
     ]
+    if len(best.stages) > 1:
+        cells.append(Cell("tuned schedule", scheduled(best.stages, search.config_of, plan.final_epochs)))
     sweep = Sweep(search.folder / "final", cells, [seed + i for i in range(plan.final_seeds)])
     return sweep.conduct(title="Tuned against untuned", command=go_on(search.folder), console=console)
 
@@ -190,6 +201,19 @@ def _final(config: RunConfig, epochs: int | None) -> RunConfig:
     if epochs is not None:
         chosen.train.epochs = epochs
     return chosen
+
+
+def _chain(trial: TrialRecord) -> str:
+    """How its weights came to be: 3 > 5 after epoch 2."""
+    first, *rest = trial.stages
+    return " > ".join([str(first.trial), *(f"{stage.trial} after epoch {stage.after}" for stage in rest)])
+
+
+def _origin(trial: TrialRecord) -> str:
+    *before, stage = trial.stages
+    if not before or stage.after != len(trial.scores):
+        return "goes on"
+    return f"takes over the weights of trial {before[-1].trial}: {_parameters(trial)}"
 
 
 def _parameters(trial: TrialRecord) -> str:

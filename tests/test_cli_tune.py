@@ -15,6 +15,7 @@ import pytest
 
 import mtk.device
 import mtk.search
+import mtk.worker
 from mtk.cli.app import run
 from tests.test_search import Here, events, leftovers
 
@@ -36,7 +37,7 @@ def alone(monkeypatch, tmp_path):
 
 @pytest.fixture
 def here(monkeypatch):
-    monkeypatch.setattr(mtk.search, "Process", Here)
+    monkeypatch.setattr(mtk.worker, "Process", Here)
     monkeypatch.setattr(mtk.search, "_LOOK", 0.02)
 
 
@@ -151,22 +152,23 @@ def test_killed_workers_and_a_killed_search(capsys):
     first = process(*TUNE, *SPACE, *long, "--out", "out")
     wait_for(lambda: epochs(0), first)
     os.kill(trainer(0), signal.SIGKILL)
-    wait_for(lambda: epochs(1), first)  # the search goes on, with a new process
-    worker = trainer(1)
+    killed, before = trainer(0), len(epochs(0))
+    wait_for(lambda: len(epochs(0)) > before + 1, first)  # the trial goes on, in a new process
+    worker = trainer(0)
     first.kill()
     printed, errors = first.communicate(timeout=120)
-    assert "trial 0: failed: its process was killed (signal 9): out of memory?" in printed and not errors
-    assert ended(worker)  # it does not outlive its search
-    before = len(epochs(1))
+    assert "trial 0: restarted: its process was killed (signal 9): out of memory?" in printed and not errors
+    assert worker != killed and ended(worker)  # it does not outlive its search
+    before = len(epochs(0))
     second = process("tune", "--resume", "out")
-    wait_for(lambda: len(epochs(1)) > before + 1, second)
+    wait_for(lambda: len(epochs(0)) > before + 1, second)
     other = process("tune", "--resume", "out")
     assert "another process is searching in this folder" in other.communicate(timeout=120)[1]
-    worker = trainer(1)
+    worker = trainer(0)
     second.send_signal(signal.SIGTERM)
     printed, errors = second.communicate(timeout=120)
     assert second.returncode == 143 and "Traceback" not in errors, errors
-    assert "trial 1: goes on" in printed and "go on where it was: mtk tune --resume out" in printed
+    assert "trial 0: goes on" in printed and "go on where it was: mtk tune --resume out" in printed
     assert ended(worker) and leftovers(Path("out")) == []
-    assert epochs(1) == list(range(1, len(epochs(1)) + 1))  # none is missing, none is there twice
+    assert epochs(0) == list(range(1, len(epochs(0)) + 1))  # none is missing, none is there twice
     assert Path("out/best/best").exists() and "Traceback" not in Path("out/worker.log").read_text()

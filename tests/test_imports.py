@@ -33,7 +33,7 @@ LAYERS = (
     ("display",),
     ("api",),
     ("sweep",),
-    ("matrix", "worker", "search"),
+    ("matrix", "worker", "ledger", "findings", "search"),
     ("searchview",),
     ("testing",),  # for plugin authors: no other room imports it
     ("cli",),

@@ -24,6 +24,7 @@ import mtk.plugins
 import mtk.search
 import mtk.searchview
 import mtk.session
+import mtk.worker
 from mtk import session
 from mtk.errors import CheckpointError, ConfigError, DataError, MTKError, PluginError
 from mtk.interfaces import Job, Tuner
@@ -79,7 +80,7 @@ def toys(monkeypatch):
     monkeypatch.setenv("MTK_DISABLE_PLUGINS", "report")
     monkeypatch.setattr(mtk.plugins, "_default", toy_plugin.manager())
     monkeypatch.setattr(mtk.device, "onednn_or_torch", lambda: "torch")
-    monkeypatch.setattr(mtk.search, "Process", Here)
+    monkeypatch.setattr(mtk.worker, "Process", Here)
     monkeypatch.setattr(mtk.search, "_LOOK", 0.02)
 
 
@@ -159,7 +160,7 @@ def test_the_best_is_a_run_and_its_settings_make_it_again(tmp_path):
     for _ in session.start(config, tmp_path / "again").run():
         pass
     lines = [line for line in session.RunFolder(tmp_path / "again").metrics() if line["event"] == "epoch"]
-    assert tuple(line["selected"] for line in lines) == search.best.scores
+    assert tuple(line["selected"] for line in lines) == search.trials[search.best.number].scores
 
 
 def test_what_a_probe_chose_holds_for_all_trials_and_the_best(tmp_path, monkeypatch):
@@ -214,7 +215,7 @@ class Killed(BaseException):
 
 def kill_at(search: Search, event: int, before: bool) -> None:
     """Ends the search as SIGKILL would, before or after its n-th event is on disk."""
-    record, seen = search._record, []
+    record, seen = search.ledger.record, []
 
     def killed(**one: Any) -> None:
         seen.append(one)
@@ -224,7 +225,7 @@ def kill_at(search: Search, event: int, before: bool) -> None:
         if not before and len(seen) == event:
             raise Killed
 
-    search._record = killed  # type: ignore[method-assign]
+    search.ledger.record = killed  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("tuner", ["asha", "random"])
@@ -357,7 +358,7 @@ def test_a_second_signal_ends_at_once(tmp_path, training, capsys):
     training(press)
     assert conduct(search) == 130
     assert f"go on where it was: mtk tune --resume {tmp_path / 's'}" in capsys.readouterr().out
-    assert leftovers(tmp_path / "s") == [] and search._worker is None
+    assert leftovers(tmp_path / "s") == [] and search._idle == [] and search._slots == []
     Search.resume(tmp_path / "s").close()  # nobody holds it
 
 
@@ -477,12 +478,12 @@ class Dead(Here):
 
 
 def test_a_dead_worker_is_one_trials_failure(tmp_path, monkeypatch):
-    monkeypatch.setattr(mtk.search, "Process", Dead)
+    monkeypatch.setattr(mtk.worker, "Process", Dead)
     before = Here.made
     search = searched(tmp_path / "s", "random")
     assert [t.state for t in search.trials] == ["finished", "failed", "finished"]
     assert search.trials[1].problem.startswith("its process was killed (signal 9): out of memory?")
-    assert Here.made == before + 2
+    assert Here.made == before + 3  # another has tried again
     assert mtk.search._death(-11).startswith("its process died (signal 11)")
     assert mtk.search._death(3).startswith("its process died (exit code 3)")
 
@@ -672,7 +673,7 @@ class Odd(Tuner):
 def test_a_tuner_that_orders_what_cannot_be_done(tmp_path, job):
     search = Search.create(tmp_path / "s", plan(), "mtk tune")
     search.tuner = Odd(job)
-    with pytest.raises(PluginError, match="expected a job with parameters, or for more epochs of a paused trial"):
+    with pytest.raises(PluginError, match="expected a job with parameters, or for more epochs of a trial that waits"):
         run(search)
 
 

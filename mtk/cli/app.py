@@ -58,8 +58,7 @@ def make_app() -> typer.Typer:
     app.command("runs")(runs.runs)
     app.command("recipes")(recipes.recipes)
     app.command("sweep")(sweep.sweep)
-    app.command("tune")(tune.tune)
-    groups = {"data": data.app, "plugins": plugins_command.app}
+    groups = {"data": data.app, "plugins": plugins_command.app, "tune": tune.app}
     for name, group in groups.items():
         app.add_typer(group, name=name)
     for path, function, summary, owner, *_ in plugins.commands():

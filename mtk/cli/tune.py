@@ -1,4 +1,4 @@
-"""`mtk tune`: a search for good settings that can be left alone, killed and resumed."""
+"""`mtk tune`: a search for good settings that can be left alone, killed and resumed; `mtk tune report` draws it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,16 @@ if TYPE_CHECKING:
 WHAT, HOW, WHERE = "What is trained", "How it is searched", "Where it runs and what it writes"
 
 
+app = typer.Typer(invoke_without_command=True)
+
+
 def _option(panel: str, text: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, help=text, rich_help_panel=panel, show_default=False, **more)
 
 
+@app.callback()
 def tune(
+    context: typer.Context,
     task: Annotated[list[str] | None, _option(WHAT, "A task, as in mtk train. Repeatable.")] = None,
     recipe: Annotated[str | None, _option(WHAT, "A recipe to start from; mtk recipes lists them.")] = None,
     config: Annotated[Path | None, _option(WHAT, "A TOML file to start from, such as a run's config.toml.")] = None,
@@ -42,12 +47,15 @@ def tune(
     ] = None,
     space_from: Annotated[
         str | None,
-        _option(HOW, "The space of a TOML file or of a recipe (default: --recipe's, if it has one)."),
+        _option(HOW, "The space of a TOML file or of a recipe, such as paper (default: --recipe's, if it has one)."),
     ] = None,
     tuner: Annotated[
-        str | None, _option(HOW, "What decides: asha, random, grid, optuna, or NAME:OPTION=VALUE (default: asha).")
+        str | None,
+        _option(HOW, "What decides: asha, random, grid, optuna, pbt, ray-asha, or NAME:OPTION=VALUE (default: asha)."),
     ] = None,
-    trials: Annotated[int | None, _option(HOW, "Trials that may begin (default: 20).", min=1)] = None,
+    trials: Annotated[
+        int | None, _option(HOW, "Trials that may begin; of pbt, its population (default: 20).", min=1)
+    ] = None,
     epochs: Annotated[int | None, _option(HOW, "Epochs of a whole trial (default: the configuration's).")] = None,
     max_steps: Annotated[int | None, _option(HOW, "Optimizer steps of a trial at most.")] = None,
     max_epochs: Annotated[int | None, _option(HOW, "Epochs of all trials together at most.", min=1)] = None,
@@ -61,6 +69,17 @@ def tune(
     device: Annotated[str | None, _option(WHERE, "auto, cpu, cuda or mps.")] = None,
     precision: Annotated[str | None, _option(WHERE, "auto, fp32 or bf16.")] = None,
     threads: Annotated[int | None, _option(WHERE, "CPU threads.")] = None,
+    slots: Annotated[int | None, _option(WHERE, "Trials that are trained side by side (default: 1).", min=1)] = None,
+    ray_address: Annotated[
+        str | None,
+        _option(
+            WHERE, "Train on Ray: auto or HOST:PORT of a running cluster, or local for a private one.", metavar="A"
+        ),
+    ] = None,
+    executor: Annotated[
+        str | None,
+        _option(WHERE, "Where trials are trained: local, ray, or NAME:OPTION=VALUE (default: local)."),
+    ] = None,
     out: Annotated[Path | None, _option(WHERE, "The search's folder, new or empty.")] = None,
     resume: Annotated[Path | None, _option(WHERE, "Go on with a search that was cut off.", metavar="DIR")] = None,
     dry_run: Annotated[bool, _option(WHERE, "Check everything, print the space, train nothing.", "--dry-run")] = False,
@@ -69,6 +88,8 @@ def tune(
 
     mtk tune --task sst --task sts --space optim.lr=loguniform(1e-5,5e-4) --trials 12 --epochs 3 --out runs/search
     """
+    if context.invoked_subcommand is not None:
+        return 0
     from mtk.display import make_console
     from mtk.errors import ConfigError
     from mtk.search import Plan, Search
@@ -81,6 +102,10 @@ def tune(
         encoder=encoder, combiner=combiner, epochs=epochs, max_steps=max_steps, seed=seed, device=device,
         precision=precision, threads=threads,
     )  # fmt: skip
+    if ray_address is not None:
+        if executor is not None:
+            raise ConfigError("--ray-address A is short for --executor ray:address=A: give one of them")
+        executor = f"ray:address={ray_address}"
     if resume is not None:
         how = dict(
             task=task, recipe=recipe, config=config, set=set_, space=space, space_from=space_from, tuner=tuner,
@@ -90,12 +115,15 @@ def tune(
         given = [f"--{key.replace('_', '-')}" for key, value in {**flat, **how}.items() if value not in (None, [])]
         if given:
             raise ConfigError(f"--resume goes on with the search as it was begun: leave out {', '.join(given)}")
-        return conduct(Search.resume(resume))
+        return conduct(Search.resume(resume, slots, executor))
     chosen = configure(recipe=recipe, config=config, tasks=task or [], settings=set_ or [], **flat)
     found = Space({**_space_from(space_from, recipe), **Space.parse(space or [])})
     if not found:
         raise ConfigError("nothing to search: expected --space KEY=DOMAIN, --space-from FILE or a recipe with a space")
-    plan = Plan(chosen, found, tuner or "asha", trials or 20, max_epochs, max_hours, final_seeds or 0, final_epochs)
+    plan = Plan(
+        chosen, found, tuner or "asha", trials or 20, max_epochs, max_hours, final_seeds or 0, final_epochs,
+        slots or 1, executor or "local",
+    )  # fmt: skip
     if out is None and not dry_run:
         raise ConfigError("mtk tune needs --out DIR, a new folder that keeps the trials, or --resume DIR")
     if out is None or dry_run:
@@ -106,13 +134,19 @@ def tune(
 
 
 def _space_from(name: str | None, recipe: str | None) -> Space:
-    """The space of a file or recipe; of the recipe that is tuned, where none is named; else an empty one."""
+    """The space of a file or recipe; of the recipe that is tuned, where none is named; else an empty one.
+
+    A recipe's owner stands for the only space among his recipes: `paper` for that of paper/final.
+    """
     from mtk import plugins
     from mtk.recipes import load_recipe
     from mtk.space import Space, load_space
 
     known = {n for r in plugins.registered("recipe").values() for n in r.names}
-    if name is not None and name not in known:
-        return load_space(name)
     chosen = name or recipe
+    if name is not None and name not in known:
+        own = [space for n in known if n.startswith(f"{name}/") and (space := load_recipe(n).space)]
+        if not own or any(space != own[0] for space in own):
+            return load_space(name)
+        return Space.parse(own[0])
     return Space.parse(load_recipe(chosen).space if chosen is not None else {})
