@@ -126,7 +126,7 @@ def check_changes(config: RunConfig, tasks: Mapping[str, Task], encoder: Encoder
                 build_heads(then, tasks, head_inputs(then, encoder.hidden_size))
             if (dropout := encoder_dropout(then)) != encoder_dropout(config):
                 name = encoder.spec[0]  # as checkpoints are loaded
-                known = {option.name: option for option in plugins.options("encoder", name)}
+                known = {one.name: one for one in plugins.options("encoder", name) if not one.required}
                 found = check_options(known, {"dropout": dropout}, f"encoder '{name}'")["dropout"]
                 if found is not None and not 0 <= found < 1:
                     raise ConfigError(

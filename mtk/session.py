@@ -283,14 +283,17 @@ def refuse_others(config: RunConfig, given: dict[str, Any]) -> None:
             f"--resume with changed tasks: the run has {', '.join(config.tasks)}, found {', '.join(given['tasks'])}; "
             "resume without --task, or start a new run with --init RUN"
         )
-    old = config.to_dict()
-    asked = make_config(merge(old, given))
-    new = asked.model_copy(update={"changes": spell_out_changes(asked)}).to_dict()
-    for key, before, after in differences(old, new):
+    asked = make_config(merge(config.to_dict(), given))
+    for key, before, after in differences(_spelled_out(config), _spelled_out(asked)):
         raise ConfigError(
             f"--resume goes on exactly: {key} is {before!r} in the run, found {after!r}; resume without it, or start a "
             "new run with --init RUN"
         )
+
+
+def _spelled_out(config: RunConfig) -> dict[str, Any]:
+    """The configuration's tree, with changes by place."""
+    return {**config.to_dict(), "changes": dict(enumerate(one.model_dump() for one in spell_out_changes(config)))}
 
 
 def check_data(path: Path, facts: dict[str, Any], now: dict[str, Any]) -> None:
