@@ -129,7 +129,7 @@ class Tags(Target):
         accuracy = {"accuracy": float(accuracy_score(wanted, guessed)) if wanted else 0.0}
         if not self.entities:
             return {**accuracy, "macro_f1": macro_f1(wanted, guessed) if wanted else 0.0}
-        from seqeval.metrics import precision_recall_fscore_support
+        from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
 
         rows = ([[self.names[tag] for tag in row] for row in side] for side in (labels, guesses))
         precision, recall, f1, _ = precision_recall_fscore_support(*rows, average="micro", zero_division=0)
