@@ -87,7 +87,9 @@ if TYPE_CHECKING:  # type checkers would take these names for Any
         Sweep as Sweep,
     )
     from mtk.tables import (
+        Table as Table,
         TableRow as TableRow,
+        decode_text as decode_text,
         read_table as read_table,
     )
     from mtk.targets import (
@@ -137,7 +139,7 @@ _HOME = {
     "mtk.searchrecord": ("Dimension", "SearchRecord", "TrialEpoch", "trial_history"),
     "mtk.settings": ("configure",),
     "mtk.sweep": ("Cell", "Sweep"),
-    "mtk.tables": ("TableRow", "read_table"),
+    "mtk.tables": ("Table", "TableRow", "decode_text", "read_table"),
     "mtk.hookspecs": ("hookimpl", "Register", "RegisterCommand"),
     "mtk.plugins": ("build", "registered"),
     "mtk.gradients": ("combine",),

@@ -75,7 +75,7 @@ def parse_table(
     """The content of a file, or of a stream that messages call `file`, as a table. Raises as `read_table` does."""
     if content.startswith(b"PAR1"):
         return _parquet(content, file)
-    text, how = decode(content, file, encoding, guess_encoding)
+    text, how = decode_text(content, file, encoding, guess_encoding)
     first = text.lstrip("\r\n").splitlines()[0]
     if first.lstrip().startswith("["):
         raise DataError(f"{file}:1: expected one JSON object a line or a table with a header, found a JSON list")
@@ -86,7 +86,7 @@ def parse_table(
     return _separated(file, text, found, f"{shown}, {how}")
 
 
-def decode(content: bytes, file: Path, encoding: str | None = None, guess: bool = False) -> tuple[str, str]:
+def decode_text(content: bytes, file: Path, encoding: str | None = None, guess: bool = False) -> tuple[str, str]:
     """A text without a byte order mark, and the name of its encoding. Raises DataError that names the first byte that
     cannot be read, and for an empty text.
 

@@ -63,6 +63,10 @@ def make_app() -> typer.Typer:
         app.add_typer(group, name=name)
     for path, function, summary, owner, *_ in plugins.commands():
         *parents, name = path.split()
+        if len(parents) == 1 and parents[0] not in groups:  # a plugin's own group, named after what it holds
+            groups[parents[0]] = typer.Typer(help=f"Commands of the plugin {owner}.", no_args_is_help=True)
+            groups[parents[0]].callback()(lambda: None)
+            app.add_typer(groups[parents[0]], name=parents[0])
         place = groups.get(parents[0]) if len(parents) == 1 else app if not parents else None
         taken = {} if place is None else {command.name: command.callback for command in place.registered_commands}
         if place is None or taken.get(name, function) is not function:

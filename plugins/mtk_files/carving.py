@@ -1,0 +1,127 @@
+"""Splits carved out of one set of rows: no text on two sides, strata in proportion, the same for the same seed."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from mtk import ConfigError, did_you_mean
+
+_WORD = re.compile(r"[^\W_]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How dev and test are carved. dev, test: shares of the rows; None for the default.
+
+    stratify: by the label where it is a class, by the column of that name, or (False) not at all. group: a column whose
+    equal values stay together.
+    """
+
+    dev: float | None = None
+    test: float | None = None
+    seed: int = 11711
+    stratify: bool | str = True
+    group: str | None = None
+
+    @classmethod
+    def of(cls, table: Mapping[str, Any]) -> Split:
+        """From the table of a task file. Raises ConfigError."""
+        known = {field.name: field for field in fields(cls)}
+        types: dict[str, tuple[Any, str]] = {
+            "seed": (int, "a whole number"),
+            "stratify": (bool | str, "true, false or a column"),
+        }
+        types |= {"dev": (int | float, "a share"), "test": (int | float, "a share"), "group": (str, "a column")}
+        for key, value in table.items():
+            if key not in known:
+                raise ConfigError(f"split: unknown key '{key}'{did_you_mean(key, known)}")
+            kind, wanted = types[key]
+            if not isinstance(value, kind) or (isinstance(value, bool) and key != "stratify"):
+                raise ConfigError(f"split: {key}: expected {wanted}, found {value!r}")
+        split = cls(**table)
+        shares = [share for share in (split.dev, split.test) if share is not None]
+        if any(not 0 <= share < 1 for share in shares) or sum(shares) >= 1:
+            raise ConfigError(f"split: expected shares from 0 on that leave some rows to train, found {shares}")
+        return split
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What carving knows of a row: its texts, what else ties it to other rows, and its stratum."""
+
+    texts: tuple[str, ...]
+    group: Hashable = None
+    stratum: Hashable = None
+
+
+def carve(items: Sequence[Item], shares: Mapping[str, float], seed: int) -> list[str]:
+    """The split of every row: a name of `shares`, or `train` for the rest.
+
+    Rows that share a text (case and punctuation aside; either text of a pair) or a group are tied, and so are all that
+    hang together by such ties: they go to one side whole. A split takes tied rows in seeded order while none of its
+    strata gets more than its quota, so strata are within one row of their share, less what larger ties leave open.
+    The order hangs on seed and texts alone, so rows that join the file move few of the others.
+    """
+    ties: dict[int, list[int]] = defaultdict(list)
+    for row, root in enumerate(_components(items)):
+        ties[root].append(row)
+    keys = {root: min(_digest(seed, *items[row].texts) for row in rows) for root, rows in ties.items()}
+    order = sorted(ties, key=lambda root: (keys[root], root))
+    strata = Counter(item.stratum for item in items)
+    out = ["train"] * len(items)
+    for name, share in shares.items():
+        quota, left = _quotas(strata, share, seed), []
+        for root in order:
+            found = Counter(items[row].stratum for row in ties[root])
+            if all(count <= quota[stratum] for stratum, count in found.items()):
+                quota.subtract(found)
+                for row in ties[root]:
+                    out[row] = name
+            else:
+                left.append(root)
+        order = left
+    return out
+
+
+def normalised(text: str) -> str:
+    """A text without case and punctuation: equal means `the same`, as in `mtk data check`."""
+    return " ".join(_WORD.findall(text.lower())) or text.strip()
+
+
+def _components(items: Sequence[Item]) -> list[int]:
+    """For every row, the first row that it is tied to (union-find)."""
+    parent = list(range(len(items)))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    first: dict[Hashable, int] = {}
+    for row, item in enumerate(items):
+        ties: list[Hashable] = [("text", normalised(text)) for text in item.texts]
+        for tie in ties if item.group is None else [*ties, ("group", item.group)]:
+            a, b = sorted((root(row), root(first.setdefault(tie, row))))
+            parent[b] = a
+    return [root(row) for row in range(len(items))]
+
+
+def _quotas(strata: Mapping[Hashable, int], share: float, seed: int) -> Counter[Hashable]:
+    """Rows a stratum, by largest remainder: together the share of all rows, and each within one of its own."""
+    exact = {stratum: share * count for stratum, count in strata.items()}
+    quota = Counter({stratum: math.floor(number + 1e-9) for stratum, number in exact.items()})
+    by_remainder = sorted(exact, key=lambda stratum: (quota[stratum] - exact[stratum], _digest(seed, str(stratum))))
+    for stratum in by_remainder[: round(share * sum(strata.values())) - quota.total()]:
+        quota[stratum] += 1
+    return quota
+
+
+def _digest(seed: int, *texts: str) -> bytes:
+    return hashlib.sha256(repr((seed, *texts)).encode("utf-8", "surrogatepass")).digest()

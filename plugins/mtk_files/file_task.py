@@ -1,0 +1,302 @@
+"""What all tasks on rows of your own have in common: columns, splits, bad rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mtk import ConfigError, DataError, Example, Prediction, Source, Task, TaskContext, did_you_mean
+from mtk_files.carving import Item, Split, carve
+from mtk_files.hub import read_hub
+from mtk_files.rows import (
+    ALL,
+    PARTS,
+    BadRow,
+    Layout,
+    Paths,
+    Row,
+    check_bad_rows,
+    find_parts,
+    labels_of,
+    open_file,
+    read_rows,
+    shortened,
+)
+
+DEFAULT_SHARE = 0.1  # of the rows, for dev and test each, where they are carved
+
+
+class FileTask(Task):
+    """Rows of files, or of a data set of the Hub, with one kind of label. Built with (TaskContext).
+
+    data: a file, a list of them or a pattern (`*.csv`), whose rows are carved into train, dev and test; or a mapping
+        of these splits, where dev is carved from train if it is left out. CSV, TSV, JSON lines, Parquet, CoNLL columns.
+    hub: the name of a Hub data set, with `config`, `revision`, and in `splits` the Hub's names of train, dev and test.
+    text, pair, label, id: columns; without `id` a row is named by its line.
+    split: {dev = 0.1, test = 0.1, seed = 11711, stratify = true, group = "column"}; see carving.Split.
+    delimiter, encoding: of the files, where they are not to be found out.
+    max_rows: so many training rows, drawn by the split's seed. metric: the main one.
+    bad_rows: how many bad rows are left out of each file before reading fails.
+
+    A row without a label is no bad one: train leaves it out, dev and test keep it and do not score it.
+    Raises ConfigError for options that do not fit, DataError with file and line for what is wrong with the data.
+    """
+
+    kind: ClassVar[str]
+    own: ClassVar[tuple[str, ...]] = ()  # options that not all kinds have
+    stratified: ClassVar[bool] = False  # labels are classes, which carved splits get in proportion
+
+    def __init__(
+        self,
+        context: TaskContext,
+        *,
+        data: Paths | None = None,
+        hub: str | None = None,
+        config: str | None = None,
+        revision: str | None = None,
+        splits: dict[str, str] | None = None,
+        text: str = "text",
+        pair: str | None = None,
+        label: str | None = None,
+        id: str | None = None,
+        split: dict[str, Any] | None = None,
+        delimiter: str | None = None,
+        encoding: str | None = None,
+        max_rows: int | None = None,
+        metric: str | None = None,
+        bad_rows: int = 0,
+    ) -> None:
+        super().__init__(context)
+        self._given: dict[str, Any] = {
+            "data": data, "hub": hub, "config": config, "revision": revision, "splits": splits, "text": text,
+            "pair": pair, "label": label, "id": id, "split": split, "delimiter": delimiter, "encoding": encoding,
+            "max_rows": max_rows, "metric": metric, "bad_rows": bad_rows,
+        }  # fmt: skip
+        if (data is None) == (hub is None):
+            raise ConfigError(f"expected either data or hub, found {'none' if data is None else 'both'}")
+        if stray := next((key for key in ("config", "revision", "splits") if hub is None and self._given[key]), None):
+            raise ConfigError(f"{stray}: belongs to hub, found none")
+        if bad_rows < 0 or (max_rows is not None and max_rows < 1):
+            raise ConfigError(f"expected bad_rows >= 0 and max_rows >= 1, found {bad_rows} and {max_rows}")
+        self.data, self.hub = data, hub
+        self.split = Split.of(split or {})
+        self.paired = pair is not None
+        self.columns = (text,) if pair is None else (text, pair)
+        stratum = self.split.stratify if isinstance(self.split.stratify, str) else None
+        name = self._label_column(label)
+        self.layout = Layout(text, pair, name, id, self.split.group, stratum, delimiter, encoding)
+        self.bad: list[BadRow] = []
+        self.notes: list[str] = []
+        self.there: tuple[str, ...] = ()  # the columns of the rows read so far
+        self._parts: dict[str, list[Path]] | None = None
+        self._rows: dict[str, list[Row]] | None = None
+        self._splits: dict[str, tuple[Example, ...]] | None = None
+
+    # ------------------------------------------------------------------------------------------ for the core
+
+    @property
+    def source(self) -> Source:
+        """Where the rows come from. Raises DataError where they cannot be had."""
+        if self.hub is not None:
+            return Source(f"data set {self.hub} of the Hub")
+        parts = self._found()
+        named: dict[str, Path] = {}
+        for split in PARTS:
+            for number, file in enumerate(parts.get(split, parts.get(ALL, [])), 1):
+                named[split if number == 1 else f"{split} {number}"] = file
+        if "dev" not in parts and ALL not in parts:
+            named["dev"] = parts["train"][0]
+        files = list(dict.fromkeys(named.values()))
+        origin = str(files[0]) if len(files) == 1 else f"{len(files)} files in {files[0].parent}"
+        return Source(origin, named)
+
+    def examples(self, split: str) -> Sequence[Example]:
+        """The rows of a split, read once. Raises DataError."""
+        if split not in PARTS:
+            raise DataError(f"task '{self.name}' has the splits train, dev and test, not '{split}'")
+        if self._splits is None:
+            self._splits = self._read_splits()
+        if split not in self._splits:
+            raise DataError(f"task '{self.name}' has no {split} rows: name their file in data, or a share in split")
+        return self._splits[split]
+
+    def read(self, file: Path) -> Sequence[Example]:
+        """The rows of another file with this task's columns; labels may be missing. Raises DataError."""
+        rows, bad = read_rows(str(file), file, open_file(file, self.layout), self.layout, labelled=False)
+        examples, wrong = self._parsed(rows)
+        bad = sorted([*bad, *wrong], key=lambda one: one.line)
+        self.bad = [one for one in self.bad if one.file != file] + bad
+        check_bad_rows(bad, self._given["bad_rows"], "")
+        return tuple(example for example, _ in examples)
+
+    @property
+    def primary(self) -> str:
+        return self._given["metric"] or self.target.primary
+
+    @property
+    def spec(self) -> tuple[str, Mapping[str, Any]]:  # type: ignore[override]
+        """The kind, and the options with what was found in the rows."""
+        given = {key: value for key, value in self._given.items() if value not in (None, {}, [])}
+        return self.kind, {**given, **self.found}
+
+    @property
+    def found(self) -> Mapping[str, Any]:
+        """The options of this kind, as given or found."""
+        return {}
+
+    @property
+    def default_head(self) -> str:  # type: ignore[override]
+        return self.target.head
+
+    # ------------------------------------------------------------------------------------------ for the kinds
+
+    def _label_column(self, given: str | None) -> str | None:
+        return given or "label"
+
+    def raw_label(self, raw: Any) -> Any:
+        """What a file has, as the target reads it. Raises ValueError."""
+        return raw
+
+    def raws(self) -> list[Any]:
+        """All labels, as the files have them."""
+        return [raw for rows in self.rows().values() for raw in labels_of(rows)]
+
+    # ------------------------------------------------------------------------------------------ reading
+
+    def rows(self) -> dict[str, list[Row]]:
+        """The rows by part, read once. Raises DataError."""
+        if self._rows is not None:
+            return self._rows
+        if self.context.sample == "always":
+            raise DataError(f"task '{self.name}' has rows of its own and no sample; leave out --sample")
+        self._rows = {}
+        if self.hub is not None:
+            given = self._given
+            for part, table in read_hub(self.hub, given["config"], given["revision"], given["splits"]).items():
+                place = f"{self.hub} {part}"
+                rows, bad = read_rows(place, None, table, self.layout, labelled=part != "test")
+                self._rows[part], self.bad = rows, [*self.bad, *bad]
+                self.there = self.there or table.columns
+                self.notes.append(f"{place}: {len(rows):,} rows")
+            if "train" not in self._rows:
+                raise DataError(
+                    f"hub '{self.hub}': expected a split train, found none; name it: splits = {{train = ...}}"
+                )
+            return self._rows
+        for part, files in self._found().items():
+            self._rows[part] = []
+            for file in files:
+                table = open_file(file, self.layout)
+                rows, bad = read_rows(str(file), file, table, self.layout, labelled=part != "test")
+                if len(files) > 1:
+                    rows = [_renamed(row, f"{file.stem}:{row.id}") for row in rows]
+                self._rows[part] += rows
+                self.bad += bad
+                self.there = self.there or table.columns
+                self.notes.append(f"{file.name}: {table.form}, {len(rows):,} rows")
+        return self._rows
+
+    def take_rows(self, other: FileTask) -> None:
+        """Takes what another task of the same rows has read."""
+        self._parts, self._rows, self.there = other._parts, other._rows, other.there
+        self.bad, self.notes = list(other.bad), list(other.notes)
+
+    def _found(self) -> dict[str, list[Path]]:
+        if self._parts is None:
+            assert self.data is not None
+            self._parts = find_parts(self.data, self.context.data, self.name)
+        return self._parts
+
+    def _parsed(self, rows: Sequence[Row]) -> tuple[list[tuple[Example, Row]], list[BadRow]]:
+        """Examples with the rows that they are of, and the rows whose labels are wrong."""
+        good, bad = [], []
+        for row in rows:
+            try:
+                label = None if row.raw is None else self.target.parse(self.raw_label(row.raw))
+                example = Example(row.id, row.texts[0], row.texts[1] if self.paired else None, label)
+                self.target.check(example)
+                good.append((example, row))
+            except (ValueError, TypeError) as error:
+                bad.append(BadRow(row.place, row.file, row.line, f"column '{self.layout.label}': {shortened(error)}"))
+        return good, bad
+
+    def _read_splits(self) -> dict[str, tuple[Example, ...]]:
+        parts = {}
+        for part, rows in self.rows().items():
+            parts[part], wrong = self._parsed(rows)
+            self.bad = [*self.bad, *wrong]
+        for place in dict.fromkeys(one.place for one in self.bad):
+            of_file = sorted((one for one in self.bad if one.place == place), key=lambda one: one.line)
+            check_bad_rows(of_file, self._given["bad_rows"], self.name)
+        splits = self._carved(parts)
+        train = [row for row in splits["train"] if row.label is not None]
+        if len(train) < len(splits["train"]):
+            self.notes.append(f"{len(splits['train']) - len(train):,} rows without a label are left out of training")
+        most = self._given["max_rows"]
+        if most is not None and most < len(train):
+            share = most / len(train)
+            chosen = carve([Item((row.id, row.text)) for row in train], {"kept": share}, self.split.seed)
+            train = [row for row, name in zip(train, chosen, strict=True) if name == "kept"]
+        if not train:
+            raise DataError(f"task '{self.name}': none of its {len(splits['train'])} training rows has a label")
+        self._check_metric(train)
+        return {**splits, "train": tuple(train)}
+
+    def _carved(self, parts: Mapping[str, Sequence[tuple[Example, Row]]]) -> dict[str, tuple[Example, ...]]:
+        """The splits: those that are there, and those that are carved."""
+        asked = {"dev": self.split.dev, "test": self.split.test}
+        both = next((name for name, share in asked.items() if share and name in parts), None)
+        if both:
+            raise ConfigError(f"split: {both}: these rows have a file of their own; leave out the share or the file")
+        pool = ALL if ALL in parts else "train"
+        default = {"dev": DEFAULT_SHARE, "test": DEFAULT_SHARE if pool == ALL else 0.0}
+        shares = {n: default[n] if s is None else s for n, s in asked.items() if n not in parts}
+        shares = {name: share for name, share in shares.items() if share > 0}
+        splits = {name: tuple(example for example, _ in rows) for name, rows in parts.items() if name != pool}
+        if not shares:
+            return {"train": tuple(example for example, _ in parts[pool]), **splits}
+        items = [self._item(example, row) for example, row in parts[pool]]
+        names = carve(items, dict(reversed(shares.items())), self.split.seed)  # test first: it hangs on no dev
+        for split in ("train", *shares):
+            splits[split] = tuple(e for (e, _), name in zip(parts[pool], names, strict=True) if name == split)
+            if not splits[split]:
+                raise DataError(
+                    f"task '{self.name}': carving left {split} without rows: {len(items)} rows, shares {shares}; give "
+                    "another share in split, or a file in data"
+                )
+        sizes = ", ".join(f"{split} {len(splits[split]):,}" for split in PARTS if split in splits)
+        self.notes.append(f"{' and '.join(shares)} carved with seed {self.split.seed}: {sizes}{self._how_carved()}")
+        return {split: splits[split] for split in PARTS if split in splits}
+
+    def _item(self, example: Example, row: Row) -> Item:
+        if isinstance(self.split.stratify, str):
+            stratum = row.stratum
+        else:
+            stratum = example.label if self.split.stratify and self.stratified else None
+        return Item(row.texts, row.group, stratum)
+
+    def _how_carved(self) -> str:
+        by = self.split.stratify if isinstance(self.split.stratify, str) else self.layout.label
+        strata = f"; in proportion by '{by}'" if by != self.layout.label or (by and self._by_label) else ""
+        group = f" or '{self.split.group}'" if self.split.group else ""
+        return f"{strata}; rows of one text{group} stay together"
+
+    @property
+    def _by_label(self) -> bool:
+        return self.split.stratify is not False and self.stratified
+
+    def _check_metric(self, rows: Sequence[Example]) -> None:
+        """Refuses a main metric that the target has not, before anything is trained."""
+        metric = self._given["metric"]
+        if metric is not None:
+            labels = [row.label for row in rows][:64]
+            known = self.target.metrics([Prediction(label, label, 1.0) for label in labels], labels)
+            if metric not in known:
+                raise ConfigError(
+                    f"task '{self.name}': metric: no '{metric}' for {self.kind}{did_you_mean(metric, known)}"
+                )
+
+
+def _renamed(row: Row, id: str) -> Row:
+    return Row(row.place, row.file, row.line, id, row.texts, row.raw, row.group, row.stratum)
