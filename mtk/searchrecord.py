@@ -67,11 +67,12 @@ class SearchRecord:
     @property
     def counts(self) -> dict[str, int]:
         """How many trials there are of each kind; each is one of the kinds behind `started`."""
-        kinds = [self._kind(trial) for trial in self.trials]
+        kinds = [self.kind(trial) for trial in self.trials]
         known = ("trained to the end", "stopped early or left waiting", "failed", "running")
         return {"started": len(kinds), **{kind: kinds.count(kind) for kind in known}}
 
-    def _kind(self, trial: TrialRecord) -> str:
+    def kind(self, trial: TrialRecord) -> str:
+        """`trained to the end`, `stopped early or left waiting`, `failed` or `running`."""
         if trial.state in ("failed", "running"):
             return trial.state
         whole = trial.state == "finished" or len(trial.scores) >= self.epochs

@@ -1,4 +1,4 @@
-"""Reports: a table of scores as CSV, Markdown, LaTeX, and an HTML page with plots."""
+"""Reports: a table of scores, or a search, as CSV, Markdown, LaTeX, and an HTML page with plots."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from mtk import ScoreRow, ScoreTable
+from mtk import ScoreRow, ScoreTable, SearchRecord, trial_history
 from mtk_report.files import write
 
 SCORES = (
@@ -16,6 +16,7 @@ SCORES = (
     *("against", "difference", "difference_low", "difference_high", "difference_pairs", "exceeds_noise"),
     *("status", "seconds"),
 )
+EPOCHS = ("trial", "state", "epoch", "score", "trained_in", "source")
 CURVES = ("row", "run", "seed", "split", "column", "epoch", "score", "best")
 
 
@@ -27,12 +28,18 @@ class CSV:
     `sd`, `published`, `difference` ...) stands again on each of their lines. Row and column without a score have one
     line, with `run` and `score` empty, so that status and published figure are not lost. Numbers have all their digits,
     what is unknown is empty. A seed's number is known where a row has as many curves as scores.
+
+    Of a search it writes curves.csv alone, a line for each epoch behind each trial's weights: the trial that it was
+    trained in, the one whose weights that took over, and the parameters then. Its trials.csv has a line a trial.
     """
 
-    def __call__(self, table: ScoreTable, folder: Path) -> Path:
-        """Returns the path of table.csv. Raises DataError where a file cannot be written."""
-        write(folder / "curves.csv", _text(CURVES, _curves(table)))
-        return write(folder / "table.csv", _text(SCORES, _scores(table)))
+    def __call__(self, record: ScoreTable | SearchRecord, folder: Path) -> Path:
+        """Returns the path of table.csv, or a search's curves.csv. Raises DataError where a file cannot be written."""
+        if isinstance(record, SearchRecord):
+            keys = list(record.space)
+            return write(folder / "curves.csv", _text([*EPOCHS, *keys], _epochs(record, keys)))
+        write(folder / "curves.csv", _text(CURVES, _curves(record)))
+        return write(folder / "table.csv", _text(SCORES, _scores(record)))
 
 
 def _text(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
@@ -76,3 +83,10 @@ def _curves(table: ScoreTable) -> Iterator[Sequence[Any]]:
                     for epoch, score in enumerate(scores[column], 1):
                         best = None if curve.best_epoch is None else str(epoch == curve.best_epoch).lower()
                         yield (row.name, run, curve.seed, split, column, epoch, score, best)
+
+
+def _epochs(record: SearchRecord, keys: Sequence[str]) -> Iterator[Sequence[Any]]:
+    for trial in record.trials:
+        for epoch in trial_history(trial):
+            about = (trial.number, trial.state, epoch.epoch, epoch.score, epoch.trial, epoch.source)
+            yield (*about, *(epoch.parameters.get(key) for key in keys))

@@ -7,12 +7,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtk import PluginError, ScoreTable
+from mtk import PluginError, ScoreTable, SearchRecord
+from mtk_report.content import content
 from mtk_report.files import write
-from mtk_report.grid import differences_grid, one_line, scores_grid
 
 if TYPE_CHECKING:
-    from mtk_report.plots import Plot
+    from mtk_report.drawing import Plot
 
 TEMPLATE = "report.html.j2"
 
@@ -20,7 +20,9 @@ TEMPLATE = "report.html.j2"
 class HTML:
     """Writes report.html, one file that needs no other and asks no network, and plots/*.svg and plots/*.png.
 
-    It has the scores, the published ones beside them, the differences, bars, and train and dev score per epoch.
+    Of a score table: the scores, the published ones beside them, the differences, bars, train and dev score per epoch.
+    Of a search: its parameters and what they matter, its trials, their scores per epoch, and where weights were taken
+    over, the lineage and the schedules that came of it.
     """
 
     def __init__(self) -> None:
@@ -28,14 +30,15 @@ class HTML:
             if find_spec(package) is None:  # said before the runs that a report is to be written of
                 raise _lacking(package)
 
-    def __call__(self, table: ScoreTable, folder: Path) -> Path:
+    def __call__(self, record: ScoreTable | SearchRecord, folder: Path) -> Path:
         """Returns the path of report.html. Raises DataError where a file cannot be written."""
         try:
             from mtk_report.plots import plots
+            from mtk_report.searchplots import search_plots
         except ImportError as error:
             raise _lacking("matplotlib") from error
-        drawn = plots(table)
-        page = render(table, drawn)
+        drawn = plots(record) if isinstance(record, ScoreTable) else search_plots(record)
+        page = render(record, drawn)
         for old in (folder / "plots").glob("curves-*"):  # of rows that are gone, or have another name by now
             if old.stem not in {plot.name for plot in drawn}:
                 old.unlink()
@@ -45,7 +48,7 @@ class HTML:
         return write(folder / "report.html", page)
 
 
-def render(table: ScoreTable, drawn: list[Plot]) -> str:
+def render(record: ScoreTable | SearchRecord, drawn: list[Plot]) -> str:
     """The page. Everything but the drawings is escaped. Raises PluginError without Jinja."""
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -59,16 +62,12 @@ def render(table: ScoreTable, drawn: list[Plot]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    grids = {"Scores": scores_grid(table), "Differences": differences_grid(table)}
+    found = content(record)
     shown = {
         heading: (grid, [(group, len(list(columns))) for group, columns in groupby(grid.columns, lambda c: c.group)])
-        for heading, grid in grids.items()
-        if grid is not None
+        for heading, grid in found.grids.items()
     }
-    caption = [one_line(line) for line in table.caption]
-    return environment.get_template(TEMPLATE).render(
-        title=one_line(table.title), caption=caption, grids=shown, plots=drawn
-    )
+    return environment.get_template(TEMPLATE).render(title=found.title, caption=found.caption, grids=shown, plots=drawn)
 
 
 def _lacking(package: str) -> PluginError:

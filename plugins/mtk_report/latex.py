@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from mtk import ScoreTable
+from mtk import ScoreTable, SearchRecord
+from mtk_report.content import content
 from mtk_report.files import write
-from mtk_report.grid import Cell, Column, Grid, differences_grid, one_line, scores_grid
+from mtk_report.grid import Cell, Column, Grid, one_line
 
 STATUS_WIDTH = 48  # characters; a longer one would run off the page
 _SPECIAL = {
@@ -26,6 +27,7 @@ class LaTeX:
     r"""Writes table.tex, for `\input` into a document with `\usepackage{booktabs}`: the scores, then the differences.
 
     Each is a `table` with its caption, and a label: `tab:scores` and `tab:differences`, with `label` in place of `tab`.
+    Of a search: its parameters and its best trials, `tab:parameters` and `tab:trials`.
     """
 
     def __init__(self, *, label: str = "tab") -> None:
@@ -33,15 +35,13 @@ class LaTeX:
             raise ValueError(f"expected a label of letters, digits, ':', '.' and '-', found {label!r}")
         self.label = label
 
-    def __call__(self, table: ScoreTable, folder: Path) -> Path:
+    def __call__(self, record: ScoreTable | SearchRecord, folder: Path) -> Path:
         """Returns the path of table.tex. Raises DataError where it cannot be written."""
-        scores = scores_grid(table, best_epochs=False, seconds=False)
-        parts = ["% \\usepackage{booktabs}"]
-        parts.append(_float(scores, [_sentence(table.title), *map(_sentence, table.caption)], f"{self.label}:scores"))
-        differences = differences_grid(table)
-        if differences is not None:
-            title = _sentence(f"{one_line(table.title)}: differences")
-            parts.append(_float(differences, [title], f"{self.label}:differences"))
+        found, parts = content(record, brief=True), ["% \\usepackage{booktabs}"]
+        caption = [_sentence(found.title), *map(_sentence, found.caption)]
+        for place, (heading, grid) in enumerate(found.grids.items()):
+            title = [_sentence(f"{found.title}: {heading.lower()}")] if place else caption
+            parts.append(_float(grid, title, f"{self.label}:{heading.lower()}"))
         return write(folder / "table.tex", "\n\n".join(parts) + "\n")
 
 

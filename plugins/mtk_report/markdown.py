@@ -6,25 +6,26 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from mtk import ScoreTable
+from mtk import ScoreTable, SearchRecord
+from mtk_report.content import content
 from mtk_report.files import write
-from mtk_report.grid import NOTHING, Grid, differences_grid, one_line, scores_grid
+from mtk_report.grid import NOTHING, Grid, one_line
 
 
 class Markdown:
     """Writes table.md: `mean ± sd` over seeds, published figures beside it, differences, then the caption.
 
-    A published figure has a column of its own, with `published` in its heading.
+    A published figure has a column of its own, with `published` in its heading. Of a search: its parameters and trials.
     """
 
-    def __call__(self, table: ScoreTable, folder: Path) -> Path:
+    def __call__(self, record: ScoreTable | SearchRecord, folder: Path) -> Path:
         """Returns the path of table.md. Raises DataError where it cannot be written."""
-        scores, differences = scores_grid(table), differences_grid(table)
-        blocks = [f"# {escape(table.title)}", *_blocks(scores)]
-        if differences is not None:
-            blocks += ["## Differences", *_blocks(differences)]
-        if table.caption:
-            blocks.append("\n".join(f"- {escape(line)}" for line in table.caption))
+        found = content(record)
+        blocks = [f"# {escape(found.title)}"]
+        for place, (heading, grid) in enumerate(found.grids.items()):
+            blocks += [*([f"## {heading}"] if place else []), *_blocks(grid)]
+        if found.caption:
+            blocks.append("\n".join(f"- {escape(line)}" for line in found.caption))
         return write(folder / "table.md", "\n\n".join(blocks) + "\n")
 
 
