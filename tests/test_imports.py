@@ -35,6 +35,7 @@ LAYERS = (
     ("sweep",),
     ("matrix", "worker", "ledger", "findings", "search"),
     ("searchview",),
+    ("scaffold",),
     ("testing",),  # for plugin authors: no other room imports it
     ("cli",),
     ("__main__",),

@@ -78,7 +78,13 @@ def test_wheel_holds_the_core_and_every_plugin_and_nothing_else(unpacked: Path) 
 
 @pytest.mark.parametrize(
     "file",
-    ["mtk/py.typed", "mtk_text/sample/README.md", "mtk_text/sample/sts-train.csv", "mtk_report/report.html.j2"],
+    [
+        "mtk/py.typed",
+        "mtk/templates/task-train.tsv.tmpl",
+        "mtk_text/sample/README.md",
+        "mtk_text/sample/sts-train.csv",
+        "mtk_report/report.html.j2",
+    ],
 )
 def test_wheel_holds_files_that_are_no_modules(file: str, unpacked: Path) -> None:
     at_home = ROOT / file if file.startswith("mtk/") else ROOT / "plugins" / file

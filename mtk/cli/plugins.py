@@ -1,8 +1,9 @@
-"""`mtk plugins list` and `mtk plugins show`."""
+"""`mtk plugins list`, `mtk plugins show` and `mtk plugins new`."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ from mtk import plugins
 from mtk.cli.printing import print_table
 from mtk.errors import MTKError, PluginError, did_you_mean
 
-app = typer.Typer(no_args_is_help=True, help="What is installed: every task, head, encoder, combiner ... by name.")
+app = typer.Typer(no_args_is_help=True, help="What is installed, by name: every task, head, encoder ...; and new ones.")
 
 COLUMNS = ("kind", "name", "summary", "distribution", "version")
 
@@ -55,6 +56,21 @@ def show_plugin(
         if place:
             typer.echo()
         _show(registration)
+
+
+@app.command("new")
+def new_package(
+    package: Annotated[str, typer.Argument(metavar="mtk-NAME", help="The package; its plugin will be called NAME.")],
+    kind: Annotated[str, typer.Option(help=f"What it adds: {', '.join(plugins.KINDS)}.")],
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write it. Default: ./mtk-NAME.")] = None,
+) -> None:
+    """Write a plugin package to begin with: it installs, does something, and passes its test."""
+    from mtk.scaffold import write_package
+
+    folder = Path(package) if out is None else out
+    for file in write_package(package, kind, folder):
+        typer.echo(f"{file}")
+    typer.echo(f"\nnext: pip install -e {folder}; python -m pytest {folder}/tests; {folder}/README.md")
 
 
 def _rows(kind: str) -> list[dict[str, Any]]:

@@ -11,16 +11,23 @@ from __future__ import annotations
 
 from mtk.testing.modules import check_encoder, check_head
 from mtk.testing.registered import check_registered
+from mtk.testing.results import check_exporter, check_recipe, check_report
 from mtk.testing.rows import check_augmentation, check_task
+from mtk.testing.search import check_executor, check_tuner
 from mtk.testing.training import check_combiner, check_mixer, check_scheduler
 
 __all__ = [
     "check_augmentation",
     "check_combiner",
     "check_encoder",
+    "check_executor",
+    "check_exporter",
     "check_head",
     "check_mixer",
+    "check_recipe",
     "check_registered",
+    "check_report",
     "check_scheduler",
     "check_task",
+    "check_tuner",
 ]
