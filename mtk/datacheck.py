@@ -146,7 +146,8 @@ def _look(
 
 
 def _labels(task: Task, labels: Sequence[object]) -> tuple[dict[str, int] | None, Quantiles | None]:
-    """Rows per class for a target with names, quantiles for numbers, rows per value for other few values."""
+    """Rows per class for a target with names (of several a row: how often each), quantiles for numbers, rows per value
+    for other few values."""
     names = getattr(task.target, "names", None)
     if not labels:
         return None, None
@@ -160,6 +161,9 @@ def _labels(task: Task, labels: Sequence[object]) -> tuple[dict[str, int] | None
     return (dict(shown.most_common()) if len(shown) <= 50 else None), None
 
 
+    if names is not None and all(isinstance(label, tuple) for label in labels):
+        counts = Counter(index for label in labels if isinstance(label, tuple) for index in label)
+        return {name: counts[i] for i, name in enumerate(names)}, None
 def _lengths(rows: Sequence[Example], tokenizer: Tokenizer | None) -> list[float]:
     if tokenizer is None:
         return [float(len(row.text.split()) + len((row.pair or "").split())) for row in rows]

@@ -10,7 +10,7 @@ import pytest
 from mtk.datacheck import Quantiles, check_data, normalised, quantiles
 from mtk.errors import DataError
 from mtk.interfaces import Encoding, Example, Source, Task, TaskContext
-from mtk.targets import Classes, Range
+from mtk.targets import Classes, MultiLabel, Range
 
 
 class Toy(Task):
@@ -43,6 +43,12 @@ def test_counts_labels_and_lengths() -> None:
     assert train.lengths == Quantiles(1, 2, 2, 3, 3)
     assert train.first == rows[:1]
     assert (report.unit, report.leaks, report.errors) == ("words", [], [])
+
+
+def test_several_labels_a_row_are_counted_one_by_one() -> None:
+    rows = [row("a", "x", (0, 2)), row("b", "y", ()), row("c", "z", (2,)), row("d", "w", None)]
+    report = check_data([Toy("t", MultiLabel(["p", "q", "r"]), train=rows, dev=[])])
+    assert report.splits[0].labels == {"p": 1, "q": 0, "r": 2} and report.splits[0].unlabelled == 1
 
 
 def test_numbers_get_quantiles_and_no_counts() -> None:
