@@ -154,6 +154,9 @@ def _labels(task: Task, labels: Sequence[object]) -> tuple[dict[str, int] | None
     if names is not None and all(isinstance(label, int) for label in labels):
         counts = Counter(labels)
         return {name: counts[i] for i, name in enumerate(names)}, None
+    if names is not None and all(isinstance(label, tuple) for label in labels):
+        counts = Counter(index for label in labels if isinstance(label, tuple) for index in label)
+        return {name: counts[i] for i, name in enumerate(names)}, None
     numbers = [float(label) for label in labels if isinstance(label, (int, float))]
     if len(numbers) == len(labels):
         return None, quantiles(numbers)
@@ -161,9 +164,6 @@ def _labels(task: Task, labels: Sequence[object]) -> tuple[dict[str, int] | None
     return (dict(shown.most_common()) if len(shown) <= 50 else None), None
 
 
-    if names is not None and all(isinstance(label, tuple) for label in labels):
-        counts = Counter(index for label in labels if isinstance(label, tuple) for index in label)
-        return {name: counts[i] for i, name in enumerate(names)}, None
 def _lengths(rows: Sequence[Example], tokenizer: Tokenizer | None) -> list[float]:
     if tokenizer is None:
         return [float(len(row.text.split()) + len((row.pair or "").split())) for row in rows]
