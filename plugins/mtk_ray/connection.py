@@ -17,8 +17,6 @@ from typing import Any
 from mtk import MTKError
 from mtk_ray import temporary
 
-_CLOSE = 30.0  # seconds that Ray has for its end
-
 Answers = queue.Queue[dict[str, Any] | None]  # None: the driver is gone
 
 
@@ -81,13 +79,13 @@ class Connection:
         said = next((" ".join(line.split()) for line in reversed(lines) if line.strip()), "it said nothing")
         return f"the connection to Ray was lost: {said}"
 
-    def close(self) -> None:
-        """Ends the driver, and with it a private Ray."""
+    def close(self, seconds: float = 30.0) -> None:
+        """Ends the driver, and with it a private Ray; by force where they take longer."""
         assert self._process.stdin is not None
         with contextlib.suppress(OSError, ValueError):
             self._process.stdin.close()
         try:
-            self._process.wait(timeout=_CLOSE)
+            self._process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(OSError):
                 os.killpg(self._process.pid, signal.SIGKILL)

@@ -21,8 +21,10 @@ _PROBE = 3.0  # seconds for an address to take a connection,
 _CONNECT = 60.0  # for Ray to answer there,
 _LAUNCH = 180.0  # for a private one to start,
 _CHECK = 150.0  # for all nodes to be looked at: the driver gives up sooner,
-_START = 150.0  # for a worker to start: its driver gives up sooner,
-_END = 30.0  # and to end
+_GIVE_UP = 5.0  # for the driver to end where one of these was too long; else it has what it needs
+_PLACE = 120.0  # for a worker to find room and start,
+_REPORT = 30.0  # for the driver to say more about it than that,
+_END = 30.0  # and for a worker to end
 
 
 class Ray(Executor):
@@ -57,12 +59,11 @@ class Ray(Executor):
             if private:
                 self._answer(_LAUNCH, "a private Ray does not start on this machine")
             else:
-                self._answer(
-                    _CONNECT, f"no Ray answers at {address}; expected a head's address, as `ray start` says it"
-                )
+                self._answer(_CONNECT, f"no Ray answers at {address}, expected a cluster's head")
             return list(self._answer(_CHECK, f"Ray at {address}: its nodes cannot be looked at")["opened"])
         except BaseException:
-            self.close()
+            self._connection.close(_GIVE_UP)
+            self._connection = None
             raise
 
     def _answer(self, seconds: float, problem: str) -> Mapping[str, Any]:
@@ -100,11 +101,11 @@ class RayWorker(Worker):
         self._answers = connection.answers(number)
         self._gone = False
         self._code: int | None = None
-        connection.tell(do="start", worker=number, log=str(log))
-        started = self._next(_START)
+        connection.tell(do="start", worker=number, log=str(log), seconds=_PLACE)
+        started = self._next(_PLACE + _REPORT)
         if started is None or "started" not in started:
             connection.forget(number)
-            why = connection.lost() if started is None else started.get("problem", f"waited {_START:g} s")
+            why = connection.lost() if started is None else started.get("problem", f"waited {_PLACE + _REPORT:g} s")
             raise MTKError(f"no worker can be started on Ray: {why}")
 
     @property

@@ -24,14 +24,14 @@ Facts = Mapping[str, Any]  # what `facts` found
 
 def check(
     nodes: Sequence[Node],
-    ask: Callable[[list[str], str], Sequence[Facts]],
+    ask: Callable[[Sequence[Node], str], Sequence[Facts]],
     folder: Path,
     slots: int,
     size: tuple[int, float],
 ) -> list[Node]:
     """The nodes that have room for a worker of `size` (CPUs, GPUs), after all of them were looked at.
 
-    ask: runs `facts_and_storage` on nodes, by id, with a token. Raises ConfigError.
+    ask: runs `facts_and_storage` on nodes, with a token. Raises ConfigError.
     """
     rooms = [room(node, *size) for node in nodes]
     if sum(rooms) < slots:
@@ -46,7 +46,7 @@ def check(
     try:
         (folder / token).write_text(token)
         here = facts()
-        for node, there in zip(fit, ask([node["NodeID"] for node in fit], token), strict=True):
+        for node, there in zip(fit, ask(fit, token), strict=True):
             compare(name(node), here, there)
             if there["sees"] != token or not _appears(files[node["NodeID"]], token):
                 problem = there["problem"] or "that what it writes there is not seen here"
