@@ -104,7 +104,7 @@ def register_recipes(register: Register) -> None:
 
 @hookspec
 def register_reports(register: Register) -> None:
-    """Writers of score tables; functions built with (), called with (table, folder) -> Path of the main file."""
+    """Writers of score tables and searches; functions built with (), called with (record, folder) -> Path."""
 
 
 @hookspec
