@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from mtk import plugins
@@ -85,10 +86,31 @@ def _check_head(make: Callable[[], Head], target: Target, labels: Sequence[Any])
         same = torch.allclose(_loss(head, target, noise, labels), whole, atol=1e-5)
         assert same, f"the padding of Features.tokens changes the loss: use Features.mask {shape}"
     _check_predictions(head, target, one, labels)
-    twin.load_state_dict(head.state_dict())
+    state = {name: value.clone().contiguous() for name, value in head.state_dict().items()}
+    twin.load_state_dict(load(save(state)))  # safetensors, as checkpoints are saved
     twin.eval()
-    assert torch.equal(_loss(twin, target, views, labels), whole), f"after load_state_dict the loss differs {shape}"
+    assert torch.equal(_loss(twin, target, views, labels), whole), f"saved and loaded, the loss differs {shape}"
+    _check_unlabelled(head, target, views, shape)
+    _check_half(head, target, views, labels, shape)
     _check_gradients(head, target, views, labels)
+
+
+def _check_unlabelled(head: Head, target: Target, features: Sequence[Features], shape: str) -> None:
+    """A batch in which no row has a label, as an absent task's, costs nothing."""
+    nothing = [target.align(None, range(length)) for length in LENGTHS]
+    if target.collate(nothing, LENGTH).count == 0:
+        loss = _loss(head, target, features, nothing).item()
+        assert loss == 0, f"loss: expected 0 of rows without labels, found {loss:.6g} {shape}"
+
+
+def _check_half(head: Head, target: Target, features: Sequence[Features], labels: Sequence[Any], shape: str) -> None:
+    """With bf16 a head itself computes in float32, and its loss under autocast."""
+    wide = _loss(head, target, features, labels).item()
+    outputs = head(*features)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = head.loss(outputs, target.collate(labels, LENGTH)).item()
+    close = abs(half - wide) <= 0.05 * (1 + abs(wide))  # not of NaN
+    assert close, f"loss: {half:.6g} under bf16, {wide:.6g} in float32 {shape}"
 
 
 def _features(count: int, tokens: bool, seed: int = 0) -> list[Features]:
@@ -162,14 +184,27 @@ def check_encoder(make: Callable[[], Encoder], folder: Path | None = None) -> No
         _assert_close(
             single, features.rows(i, i + 1), TOLERANCE, f"row {i} by itself differs from the same row in a batch"
         )
-    encoder.train()
-    with global_seed(0):
-        encoder(batch).pooled.sum().backward()
-    grads = [p.grad for p in encoder.parameters() if p.grad is not None]
-    assert grads and all(torch.isfinite(g).all() for g in grads), "no finite gradients reach the encoder's parameters"
-    encoder.eval()
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        half = encoder(batch).pooled.float()
+    apart, size = (half - features.pooled).abs().max().item(), features.pooled.abs().max().item()
+    assert apart <= 0.1 * (1 + size), f"under bf16 the pooled features differ by {apart:.2g}"  # NaN fails too
+    _check_reached(encoder, batch)
     with tempfile.TemporaryDirectory() as temporary:
         _check_reload(encoder, folder or Path(temporary), batch, features)
+
+
+def _check_reached(encoder: Encoder, batch: TokenBatch) -> None:
+    """A loss on the features reaches every parameter that learns."""
+    encoder.train()
+    with global_seed(0):
+        features = encoder(batch)
+        read = [features.pooled] if features.tokens is None else [features.pooled, features.tokens[batch.mask]]
+        sum((part * torch.randn(part.shape)).sum() for part in read).backward()
+    for name, parameter in encoder.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, f"no gradient reaches parameter '{name}': freeze it or leave it out"
+            assert torch.isfinite(parameter.grad).all(), f"the gradient of parameter '{name}' is not finite"
+    encoder.eval()
 
 
 def _check_reload(encoder: Encoder, folder: Path, batch: TokenBatch, features: Features) -> None:

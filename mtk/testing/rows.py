@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mtk import plugins
-from mtk.errors import ConfigError, DataError
+from mtk.errors import ConfigError, DataError, MTKError
 from mtk.interfaces import Augmentation, Example, Prediction, Source, Target, Task, TaskContext
 from mtk.targets import Classes, Range
 from mtk.testing.labels import is_label
@@ -32,6 +33,7 @@ def check_task(make: Callable[[TaskContext], Task], data: Path | None = None) ->
     plugins.find("head", task.default_head)
     for split in ("train", "dev") if task.trained else ("dev",):
         rows = task.examples(split)
+        assert pickle.loads(pickle.dumps(list(rows))) == list(rows), f"{split}: pickled, the rows differ"
         assert rows, f"{split}: no rows"
         assert list(task.examples(split)) == list(rows), f"{split}: another call gives other rows"
         assert list(again.examples(split)) == list(rows), f"{split}: another instance gives other rows"
@@ -41,6 +43,20 @@ def check_task(make: Callable[[TaskContext], Task], data: Path | None = None) ->
         check_rows(task.examples("test"), task.target, task.paired, "test")
     _check_metrics(task)
     _check_read(task)
+    _check_refusals(make, task)
+
+
+def _check_refusals(make: Callable[[TaskContext], Task], task: Task) -> None:
+    """A split that no task has is refused, and a folder that is not there, unless the task needs none."""
+    nowhere = Path("no", "such", "folder")
+    with contextlib.suppress(DataError, ConfigError):
+        assert not task.examples("no-such-split"), "expected DataError for a split that there is not, found rows"
+    for context in (TaskContext("conformance", nowhere), TaskContext("conformance")):
+        try:
+            assert make(context).examples("dev")
+        except MTKError as error:
+            told = "\n" not in str(error) and (context.data is None or str(nowhere) in str(error))
+            assert told, f"expected one line that names what is missing, found: {error}"
 
 
 def check_rows(rows: Sequence[Example], target: Target, paired: bool, place: str) -> None:
@@ -72,6 +88,9 @@ def _check_metrics(task: Task) -> None:
     metrics = task.metrics([Prediction(label, label, 1.0) for label in labels], labels)
     assert task.primary in metrics, f"metrics: expected '{task.primary}' (primary) among {sorted(metrics)}"
     assert all(math.isfinite(value) for value in metrics.values()), f"metrics: expected finite figures, found {metrics}"
+    for label in labels[:1]:
+        alone = task.metrics([Prediction(label, label, 1.0)], [label])
+        assert task.primary in alone, f"metrics: expected '{task.primary}' of a single row too, found {sorted(alone)}"
 
 
 def _check_read(task: Task) -> None:
