@@ -110,7 +110,7 @@ def tokenise(encoder: Encoder, head: Head, paired: bool, rows: Sequence[Example]
 def whole_words(tokenizer: Tokenizer, texts: Sequence[str], encodings: Sequence[Encoding]) -> list[list[int | None]]:
     """Each encoding's `words`, counted in the words that white space separates: a tokenizer may split those further.
 
-    Raises ConfigError for a tokenizer whose words hold white space.
+    Raises ConfigError for a tokenizer whose words hold white space, or to which a run of white space is a word.
     """
     split = [text.split() for text in texts]
     known = list(dict.fromkeys(word for words in split for word in words))
@@ -125,7 +125,8 @@ def whole_words(tokenizer: Tokenizer, texts: Sequence[str], encodings: Sequence[
         if seen > len(owner) or (seen < len(owner) and not encoding.truncated):
             raise ConfigError(
                 f"a target of tokens needs a tokenizer that splits texts at white space; this encoder's finds {seen} "
-                f"words in '{text[:60]}', and {len(owner)} in its words one by one; choose another --encoder"
+                f"words in '{text[:60]}', and {len(owner)} in its words one by one; put single spaces between words, "
+                "or choose another --encoder"
             )
         found.append([None if w is None else owner[w] for w in encoding.words])
     return found

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 
 from mtk import (
@@ -31,6 +32,7 @@ from mtk.targets import ranking, tags
 from mtk.targets.ranking import ranks_of_own
 from mtk.testing.labels import is_label
 from mtk_encoders.tiny import tiny_bert
+from mtk_encoders.tokenizer import FastTokenizer
 from mtk_heads.tagger import Tagger
 from tests.toys import ToyEncoder
 
@@ -328,6 +330,18 @@ def test_words_are_those_between_white_space_whatever_the_tokenizer_makes_of_the
     assert starts[3] == list(range(len(starts[3]))) and 4 < len(starts[3]) < 40
     plain = tokenizer.encode([("no marks at all", None)], 24)
     assert whole_words(tokenizer, ["no marks at all"], plain) == [list(plain[0].words)]
+
+
+def test_words_of_a_byte_level_tokenizer() -> None:
+    """As GPT-2's: a space belongs to the word behind it, and a run of spaces is a word of its own, which is refused."""
+    letters = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = Tokenizer(models.BPE(vocab=letters, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = FastTokenizer(backend, 0, {})
+    (found,) = whole_words(tokenizer, ["I'm (in)"], tokenizer.encode([("I'm (in)", None)], 24))
+    assert found == [0, 0, 0, 1, 1, 1, 1, 1]  # the space with the word behind it
+    with pytest.raises(ConfigError, match="put single spaces between words"):
+        whole_words(tokenizer, ["I   am"], tokenizer.encode([("I   am", None)], 24))
 
 
 def test_a_tokenizer_whose_words_hold_white_space_is_refused() -> None:

@@ -265,6 +265,18 @@ def everything(_all: Path, kinds: None) -> Path:
     return _all
 
 
+@pytest.mark.parametrize("train", [{"batch_size": 1, "max_steps": 9}, {"precision": "bf16", "max_steps": 2}], ids=str)
+def test_steps_of_one_row_or_without_a_label_and_in_bf16(train: dict[str, Any], tmp_path: Path) -> None:
+    """Of nine single rows of each task one has no label, and counts for nothing."""
+    config = settings(*NAMES, combiner="pcgrad", train=train)
+    run, events = trained(config, tmp_path / "run")
+    steps = [event.losses for event in events if isinstance(event, StepDone)]
+    values = torch.tensor([[step[name] for name in NAMES] for step in steps])
+    assert values.isfinite().all() and run.parts.hardware.precision == config.train.precision
+    learning = {name for name, total in zip(NAMES, values.sum(0).tolist(), strict=True) if total > 0}
+    assert learning == set(NAMES) - ({"partners"} if "batch_size" in train else set())  # a pair needs others
+
+
 def test_two_tasks_of_one_class_keep_their_own_unit(everything: Path) -> None:
     model = mtk.load(everything, device="cpu", threads=1)
     price, cheap = (model.model.head(name).target for name in ("price", "cheap"))
