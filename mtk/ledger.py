@@ -14,6 +14,7 @@ from typing import Any
 
 from mtk.errors import CheckpointError
 from mtk.interfaces import Job, Stage, TrialRecord
+from mtk.searchrecord import TrialEpoch
 
 OVER = ("paused", "finished", "stopped", "failed")  # how a job ends, and the trial's state then
 
@@ -22,8 +23,8 @@ class Ledger:
     """events.jsonl in a search's folder: a line a job, an epoch, a restart and an end, flushed one by one.
 
     trials: by number. left: jobs that have begun and are not over, by trial; since: the epochs that its trial had then.
-    best: the trial with the best epoch as it was then; the earlier of equals. epochs: that were trained; those of a
-    trial that was overwritten count too. deaths: of workers, by trial and the epochs that it had.
+    best: the trial with the best epoch as it was then; the earlier of equals. log: every epoch that was trained, those
+    too whose weights were given up. deaths: of workers, by trial and the epochs that it had.
     """
 
     def __init__(self, folder: Path, again: str) -> None:
@@ -32,7 +33,7 @@ class Ledger:
         self.left: dict[int, Job] = {}
         self.since: dict[int, int] = {}
         self.best: TrialRecord | None = None
-        self.epochs = 0
+        self.log: list[TrialEpoch] = []
         self.deaths: Counter[tuple[int, int]] = Counter()
         self._again = again  # what to type to go on
         self._before = 0.0  # seconds of earlier calls
@@ -41,6 +42,11 @@ class Ledger:
     def start(self) -> None:
         """The clock runs from now on."""
         self._start = time.perf_counter()
+
+    @property
+    def epochs(self) -> int:
+        """That were trained."""
+        return len(self.log)
 
     @property
     def seconds(self) -> float:
@@ -62,13 +68,16 @@ class Ledger:
             ) from error
         self._apply(event)
 
-    def replay(self) -> None:
-        """Reads what happened. Raises CheckpointError that names the line that is damaged."""
-        for number, line in enumerate(_lines(self.file), 1):
+    def replay(self, mend: bool = True) -> None:
+        """Reads what happened. Raises CheckpointError that names the line that is damaged.
+
+        mend: takes away a last line that a crash cut off; where somebody else may be writing it, it is left alone.
+        """
+        for number, line in enumerate(_lines(self.file, mend), 1):
             try:
                 event = json.loads(line)
-                self._apply(event)
                 self._before = float(event["seconds"])
+                self._apply(event)
             except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
                 raise CheckpointError(
                     f"{self.file}, line {number}: damaged, not an event of a search ({error!r}); take the line and "
@@ -85,7 +94,7 @@ class Ledger:
         if kind == "epoch":
             score = -math.inf if event["score"] is None else float(event["score"])
             trial = self.trials[number] = replace(trial, scores=(*trial.scores, score))
-            self.epochs += 1
+            self.log.append(self._trained(trial, event["seconds"]))
             if score > (-math.inf if self.best is None else self.best.best):
                 self.best = trial
         elif kind == "restarted":
@@ -107,6 +116,11 @@ class Ledger:
         self.trials[number] = replace(trial, state="running", problem="")
         self.left[number], self.since[number] = Job(epochs, parameters, number, source), len(trial.scores)
 
+    def _trained(self, trial: TrialRecord, seconds: float) -> TrialEpoch:
+        epoch, (*before, stage) = len(trial.scores), trial.stages
+        source = before[-1].trial if before and stage.after == epoch - 1 else None
+        return TrialEpoch(epoch, trial.number, trial.scores[-1], trial.parameters, source, seconds)
+
 
 def _finite(value: Any) -> Any:
     """The value with None for what is no finite number, which JSON has no form for."""
@@ -117,11 +131,11 @@ def _finite(value: Any) -> Any:
     return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _lines(file: Path) -> list[bytes]:
-    """The lines of a log; a last one that a crash cut off is left out, and taken away."""
+def _lines(file: Path, mend: bool) -> list[bytes]:
+    """The lines of a log; a last one that was cut off is left out, and taken away to mend it."""
     if not file.exists():
         return []
     *lines, rest = file.read_bytes().split(b"\n")
-    if rest:
+    if rest and mend:
         os.truncate(file, file.stat().st_size - len(rest))
     return lines

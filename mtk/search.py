@@ -28,14 +28,16 @@ from mtk.assembly import build_encoder, build_tasks, check_dev, check_select_on,
 from mtk.changes import changeable
 from mtk.checkpoint import load_encoder, read_json
 from mtk.config import Choice, RunConfig, make_config, read_toml
+from mtk.display import duration
 from mtk.errors import CheckpointError, ConfigError, MTKError, PluginError
 from mtk.findings import change, keep_best, take_over, tidy, write_best, write_trials
 from mtk.interfaces import Executor, Job, SearchState, TrialRecord, Tuner, Worker
 from mtk.ledger import OVER, Ledger
 from mtk.run import RunFolder, write_atomically
+from mtk.searchrecord import Dimension, SearchRecord, lineage
 from mtk.space import Space, apply
 
-FORMAT = 1
+FORMAT = 2
 _ENOUGH = 3  # trials that fail before one has ended an epoch: then the fault is no single trial's
 _LOOK = 0.2  # seconds in which every worker is listened to once
 _UNMADE = {".lock", "config.toml", ".config.toml.new", ".tune.json.new"}  # what a start leaves that was cut off
@@ -209,25 +211,11 @@ class Search:
         search = None
         try:
             facts = _read_facts(folder)
-            try:
-                plan = Plan(
-                    config,
-                    Space.parse(facts["space"]),
-                    facts["tuner"],
-                    facts["trials"],
-                    facts["max_epochs"],
-                    facts["max_hours"],
-                    facts["final_seeds"],
-                    facts["final_epochs"],
-                    slots or facts.get("slots", 1),
-                    executor or facts.get("executor", "local"),
-                )
+            with _reading(folder):
+                plan = _plan(config, facts)
+                plan = replace(plan, slots=slots or plan.slots, executor=executor or plan.executor)
                 search = cls(folder, plan, facts)
                 search.ended = facts["ended"] if facts.get("status") == "finished" else None
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise CheckpointError(
-                    f"{folder / 'tune.json'}: damaged, not what a search writes ({error!r})"
-                ) from error
             search._lock = lock
             search.ledger.replay()
             search._left = list(search.ledger.left)
@@ -529,6 +517,11 @@ class Search:
         """The tables and the best settings so far. Raises CheckpointError."""
         write_trials(self.folder, self.trials)
         write_best(self.folder, self.best, self.config_of)
+        write_atomically(self.folder / "lineage.json", json.dumps(lineage(self.record()), indent=2) + "\n")
+
+    def record(self) -> SearchRecord:
+        """The search so far, for reports."""
+        return _record(self.plan, self.ledger, self._facts)
 
     def _keep_best(self) -> None:
         """best/: the best trial's run folder; where its trial took over other weights since, it is there already."""
@@ -546,6 +539,54 @@ class Search:
 def _built(kind: str, spec: str) -> Any:
     name, options = plugins.parse_spec(spec)
     return plugins.build(kind, name, **options)
+
+
+def read_record(folder: Path) -> SearchRecord:
+    """The search in a folder, which may be going on. Raises ConfigError and CheckpointError."""
+    facts = _read_facts(folder)
+    ledger = Ledger(folder, go_on(folder))
+    ledger.replay(mend=False)
+    with _reading(folder):
+        return _record(_plan(make_config(read_toml(folder / "config.toml")), facts), ledger, facts)
+
+
+def _record(plan: Plan, ledger: Ledger, facts: Mapping[str, Any]) -> SearchRecord:
+    train = plan.config.train
+    ended = facts.get("ended") or facts.get("status")
+    caption = [
+        f"{len(ledger.trials)} trials, {ledger.epochs} epochs in {duration(ledger.seconds)}; {ended}.",
+        f"mtk {facts.get('mtk')}: {facts.get('command')}",
+    ]
+    space = {key: Dimension.of(domain) for key, domain in plan.space.items()}
+    return SearchRecord(
+        f"Search: {plan.tuner}", plan.tuner, train.select_on, train.seed, space, tuple(ledger.trials), ledger.best,
+        train.epochs, tuple(ledger.log), caption,
+    )  # fmt: skip
+
+
+def _plan(config: RunConfig, facts: Mapping[str, Any]) -> Plan:
+    """The plan that tune.json tells of."""
+    return Plan(
+        config,
+        Space.parse(facts["space"]),
+        facts["tuner"],
+        facts["trials"],
+        facts["max_epochs"],
+        facts["max_hours"],
+        facts["final_seeds"],
+        facts["final_epochs"],
+        facts["slots"],
+        facts["executor"],
+    )
+
+
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """What tune.json lacks is its fault. Raises CheckpointError."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{folder / 'tune.json'}: damaged, not what a search writes ({error!r})") from error
 
 
 def go_on(folder: Path) -> str:

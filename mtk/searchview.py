@@ -18,6 +18,7 @@ from mtk.display import count, duration, make_console, say, show_table
 from mtk.findings import scheduled
 from mtk.interfaces import TrialRecord
 from mtk.notices import is_broken_pipe, silence
+from mtk.reports import write_reports
 from mtk.search import Search, TrialEvent, go_on
 from mtk.sweep import Cell, Sweep
 
@@ -49,6 +50,8 @@ def conduct(search: Search) -> int:
                 for event in events:
                     display.show(event)
             show_end(search, console)
+        with signals(leave):
+            write_reports(search.record(), search.folder, console)
         if not caught:
             with signals(leave):
                 return confirm(search, console)

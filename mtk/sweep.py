@@ -23,7 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from mtk import plugins, session
+from mtk import session
 from mtk.api import Interrupted, drive
 from mtk.checkpoint import read_json
 from mtk.config import RunConfig, differences, make_config
@@ -37,6 +37,7 @@ from mtk.display import (
     show_score_table,
 )
 from mtk.errors import CheckpointError, ConfigError, MTKError
+from mtk.reports import problem, write_reports
 from mtk.results import Result, result_of
 from mtk.run import write_atomically
 from mtk.scoretable import ScoreRow, ScoreTable
@@ -202,7 +203,7 @@ class Sweep:
                     shown.add(run.cell.name)
                     self.failures.pop((run.cell.name, run.seed), None)
                 except Exception as error:
-                    problem = str(_problem(error))
+                    problem = str(problem(error))
                     self.failures[run.cell.name, run.seed] = problem
                     say(console, f"error: {what}: {problem}")
 
@@ -236,7 +237,7 @@ class Sweep:
                 try:
                     seconds[run.cell.name] = statistics.fmean(done) if done else probe(run.cell.config)
                 except Exception as error:
-                    self.failures[run.cell.name, run.seed] = str(_problem(error))
+                    self.failures[run.cell.name, run.seed] = str(problem(error))
                     seconds[run.cell.name] = 0.0
         return sum(seconds[run.cell.name] for run in runs)
 
@@ -347,24 +348,7 @@ class Sweep:
         results = [r for cell in self.all_cells for r in self.results(cell)]
         if any(entry["sample"] for r in results for entry in r.facts["data"].values()):
             show_sample_warning(console)
-        for name in plugins.registered("report"):
-            try:
-                with self._locked():
-                    write = plugins.build("report", name)
-                    written = write(table, self.folder)
-                if not isinstance(written, Path):
-                    raise plugins.wrong(write, "its answer", "the path of the file that it wrote", repr(written))
-                say(console, f"{name}: {written}")
-            except Exception as error:
-                say(console, f"{name}: not written: {_problem(error)}")
-
-
-def _problem(error: Exception) -> MTKError:
-    """An error that is one run's or one report's, while the others go on. Raises it where it is a bug of ours."""
-    fault = error if isinstance(error, MTKError) else plugins.blamed(error)
-    if fault is None:
-        raise error
-    return fault
+        write_reports(table, self.folder, console, self._locked)
 
 
 def _is_free(folder: Path) -> bool:

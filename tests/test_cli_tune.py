@@ -102,7 +102,51 @@ def test_a_resume_takes_nothing_else(capsys):
     assert "out: not the folder of a search" in capsys.readouterr().err
 
 
+def test_the_report_of_a_search(capsys, here):
+    assert run([*TUNE, *SPACE, "--tuner", "pbt:quantile=0.5", "--trials", "2", "--out", "out"]) == 0
+    said = capsys.readouterr().out
+    assert "takes over the weights of trial" in said and "html: out/report.html" in said
+    for file in ("report.html", "curves.csv", "lineage.json", "best.toml"):
+        Path("out", file).unlink()
+    assert run(["tune", "report", "out"]) == 0
+    assert "html: out/report.html" in capsys.readouterr().out and Path("out/curves.csv").exists()
+    assert run(["tune", "report", "nothing"]) == 2
+    assert "nothing: not the folder of a search" in capsys.readouterr().err
+
+
+def test_a_recipes_owner_stands_for_its_space(capsys):
+    assert run([*TUNE, "--space-from", "paper", "--trials", "2", "--dry-run"]) == 0
+    assert "optim.lr: " in capsys.readouterr().out
+    assert run([*TUNE, "--space-from", "papers", "--trials", "2", "--dry-run"]) == 2
+    assert "space 'papers': expected a TOML file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--slots", "999"], "--slots 999: expected at most one for each of this machine's"),
+        (["--executor", "moon"], "unknown executor 'moon'"),
+        (["--executor", "local", "--ray-address", "local"], "--ray-address A is short for --executor ray:address=A"),
+    ],
+)
+def test_where_it_cannot_be_trained(capsys, more, said):
+    assert run([*TUNE, *SPACE, *more, "--out", "out"]) == 2
+    assert said in capsys.readouterr().err and not list(Path("out").glob("*"))
+
+
 # ---------------------------------------------------------------------------------------------- processes
+
+
+def test_trials_side_by_side_find_the_same(capsys):
+    """In processes of their own, which on a thread of this one would share a generator."""
+    how = [*TUNE, *SPACE, "--epochs", "3", "--tuner", "pbt:quantile=0.5", "--trials", "3"]
+    assert run([*how, "--out", "one"]) == 0
+    assert run([*how, "--out", "two", "--slots", "2"]) == 0
+    for text in (Path("one/trials.csv").read_text(), capsys.readouterr().out):
+        assert "failed:" not in text
+    assert Path("one/lineage.json").read_text() == Path("two/lineage.json").read_text()
+    jobs = [event["event"] for event in events(Path("two"))]
+    assert jobs[:2] == ["job", "job"]  # a second trial before the first has an epoch
 
 
 def process(*arguments: str) -> subprocess.Popen:

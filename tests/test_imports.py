@@ -32,6 +32,7 @@ LAYERS = (
     ("session", "inference", "results"),
     ("display",),
     ("api",),
+    ("reports",),
     ("sweep",),
     ("matrix", "worker", "ledger", "findings", "search"),
     ("searchview",),

@@ -273,7 +273,7 @@ def test_killed_between_the_metrics_and_the_checkpoint_that_they_tell_of(tmp_pat
 
     monkeypatch.setattr(session.Session, "_save_last", unsaved)
     search = Search.create(tmp_path / "s", plan("random", trials=1), "mtk tune")
-    with pytest.raises(MTKError, match="all 1 trials failed, the last with: RuntimeError: as if killed"):
+    with pytest.raises(MTKError, match="all 1 trials failed, the last with: .*RuntimeError: as if killed"):
         run(search)
     monkeypatch.setattr(session.Session, "_save_last", save)
     log = tmp_path / "s/events.jsonl"
@@ -416,7 +416,7 @@ def test_a_trial_that_fails_takes_no_other_with_it(tmp_path, training, error, pr
     training(fail)
     search = searched(tmp_path / "s", "random")
     assert [t.state for t in search.trials] == ["finished", "failed", "finished"]
-    assert search.trials[1].problem == problem and problem in (tmp_path / "s/trials.csv").read_text()
+    assert problem in search.trials[1].problem and problem in (tmp_path / "s/trials.csv").read_text()
     assert leftovers(tmp_path) == [] and not list(tmp_path.rglob("last"))
 
 
@@ -586,7 +586,7 @@ def test_a_folder_in_use_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"format": 2, "mtk": "9.0"}, r"a search of format 2 \(mtk 9.0\), but this mtk .* reads format 1; use the mtk"),
+        ({"format": 9, "mtk": "9.0"}, r"a search of format 9 \(mtk 9.0\), but this mtk .* reads format 2; use the mtk"),
         ({"space": None}, "damaged"),
         ({"trials": "many"}, "damaged"),
         ({"tuner": "none"}, "unknown tuner 'none'"),
@@ -775,3 +775,192 @@ def test_the_process_takes_nothing_from_the_folder_it_is_in_and_dies_with_its_se
     assert process.end() == 1 and not process.alive
     assert process.hear(1) is None
     process.say("go")  # to nobody
+
+
+# ---------------------------------------------------------------------------------------------- side by side
+
+
+def test_workers_side_by_side_share_the_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr("mtk_tuners.local._cores", lambda: 8)
+    free = {"train": {"threads": None}}
+    assert Search.planned(tmp_path / "s", plan(slots=3, config=free)).plan.config.train.threads == 2
+    assert Search.planned(tmp_path / "s", plan(config=free)).plan.config.train.threads is None
+    given = plan(slots=3, config={"train": {"threads": 5}})
+    assert Search.planned(tmp_path / "s", given).plan.config.train.threads == 5
+    with pytest.raises(ConfigError, match="^--slots 9: expected at most one for each of this machine's 8 cores$"):
+        Search.create(tmp_path / "s", plan(slots=9), "mtk tune")
+    assert not any((tmp_path / "s").iterdir())
+
+
+def test_a_limit_lets_those_that_run_end_their_epoch(tmp_path):
+    search = searched(tmp_path / "s", "random", trials=4, slots=2, max_epochs=3)
+    assert search.ended is not None and search.ended.endswith("epochs trained (--max-epochs 3)")
+    assert 3 <= search.ledger.epochs <= 4 and {t.state for t in search.trials} <= {"paused", "finished"}
+
+
+# ---------------------------------------------------------------------------------------------- other weights
+
+
+PBT = "pbt:quantile=0.5,resample=0"
+
+
+@pytest.fixture(scope="module")
+def population(tmp_path_factory) -> Path:
+    """A finished population of four trials, three epochs each."""
+    with pytest.MonkeyPatch.context() as patch:
+        toys.__wrapped__(patch)
+        folder = tmp_path_factory.mktemp("population") / "s"
+        assert searched(folder, PBT, trials=4).ended == "the tuner has no more trials"
+    return folder
+
+
+def copied(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [event for event in events if event.get("source") is not None]
+
+
+def test_a_population_takes_over_weights(population):
+    search = mtk.search.read_record(population)
+    forks = copied(events(population))
+    assert len(forks) == 4 and all(len(trial.scores) == 3 for trial in search.trials)  # two of four, after two epochs
+    for fork in forks:
+        assert fork["trial"] != fork["source"]
+    tree = json.loads((population / "lineage.json").read_text())
+    assert [len(trial["epochs"]) for trial in tree["trials"]] == [3] * 4
+    assert len(search.log) == 12 and sum(epoch.source is not None for epoch in search.log) == 4
+
+
+def test_each_trial_is_a_run_that_its_own_configuration_makes_again(population, tmp_path):
+    """A fork is the run that had the source's settings first and its own after."""
+    trials = mtk.search.read_record(population).trials
+    forked = [trial for trial in trials if len(trial.stages) > 1]
+    assert len(forked) >= 2
+    for trial in forked[:2]:
+        folder = session.RunFolder(population / f"trials/{trial.number:03d}")
+        assert len(folder.config.changes) == len(trial.stages) - 1
+        out = tmp_path / str(trial.number)
+        for _ in session.start(folder.config, out).run():
+            pass
+        lines = [line for line in session.RunFolder(out).metrics() if line["event"] == "epoch"]
+        assert tuple(line["selected"] for line in lines) == trial.scores
+
+
+def test_the_best_schedule_makes_the_best_score_again(population, tmp_path):
+    best = mtk.search.read_record(population).best
+    assert best is not None
+    name = "best_schedule.toml" if len(best.stages) > 1 else "best.toml"
+    assert (population / "best_schedule.toml").exists() == (len(best.stages) > 1)
+    for _ in session.start(mtk.configure(config=population / name), tmp_path / "again").run():
+        pass
+    assert session.RunFolder(tmp_path / "again").scores["aggregate"] == best.best
+    assert mtk.load(population / "best").evaluate().aggregate == best.best
+
+
+@pytest.mark.parametrize(("event", "before"), [(1, False), (2, True)], ids=["after each", "before each second"])
+def test_a_population_killed_at_every_event_finds_the_same(population, tmp_path, event, before):
+    search = Search.create(tmp_path / "s", plan(PBT, trials=4), "mtk tune")
+    for _ in range(100):
+        kill_at(search, event, before)
+        try:
+            run(search)
+            break
+        except Killed:
+            search = Search.resume(tmp_path / "s")
+    assert what(tmp_path / "s") == what(population)
+    assert leftovers(tmp_path) == [] and mtk.load(tmp_path / "s/best")
+
+
+@pytest.mark.parametrize("moment", ["keep_best", "take_over", "after"])
+def test_a_population_killed_while_weights_are_taken_over(population, tmp_path, monkeypatch, moment):
+    name = "keep_best" if moment == "keep_best" else "take_over"
+    original, kills = getattr(mtk.search, name), []
+
+    def killed(*arguments: Any, **more: Any) -> None:
+        if moment == "after":
+            original(*arguments, **more)
+        if len(kills) < 3:
+            kills.append(1)
+            raise Killed
+        if moment != "after":
+            original(*arguments, **more)
+
+    monkeypatch.setattr(mtk.search, name, killed)
+    search = Search.create(tmp_path / "s", plan(PBT, trials=4), "mtk tune")
+    for _ in range(10):
+        try:
+            run(search)
+            break
+        except Killed:
+            search = Search.resume(tmp_path / "s")
+    assert len(kills) == 3 and what(tmp_path / "s") == what(population)
+    assert mtk.load(tmp_path / "s/best") and leftovers(tmp_path) == []
+
+
+class Fork(Tuner):
+    """Two trials, of which the first, the better one, then takes over the other's weights."""
+
+    def next(self, state: Any) -> Job | None:
+        trials = state.trials
+        if len(trials) < 2:
+            return Job(1, state.sample(len(trials)))
+        if len(trials[0].stages) == 1:
+            return Job(2, {"optim.lr": 1e-9}, trial=0, source=1)
+        return None
+
+
+def test_the_best_is_kept_when_its_trial_gives_it_up(tmp_path, monkeypatch):
+    search = Search.create(tmp_path / "s", plan(trials=2, space=Space.parse(["optim.lr=loguniform(1e-3, 1e-1)"])), "")
+    search.tuner = Fork()
+    script = {0: 0.9, 1: 0.1}
+    record = search.ledger.record
+
+    def scored(**one: Any) -> None:
+        if one["event"] == "epoch":
+            one["score"] = script[one["trial"]] if one["epoch"] == 1 else 0.2
+        record(**one)
+
+    search.ledger.record = scored  # type: ignore[method-assign]
+    weights: list[bytes] = []
+    for event in search.run():
+        if event.kind == "paused" and event.trial.number == 0 and not weights:
+            weights.append((tmp_path / "s/trials/000/best/heads.safetensors").read_bytes())
+    assert search.best is not None and (search.best.number, search.best.best) == (0, 0.9)
+    assert search.trials[0].scores == (0.1, 0.2) and [s.trial for s in search.trials[0].stages] == [1, 0]
+    assert (tmp_path / "s/best/best/heads.safetensors").read_bytes() == weights[0]
+    assert not (tmp_path / "s/best_schedule.toml").exists()
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        Job(2, {"optim.lr": 0.01}, trial=0, source=7),
+        Job(1, {"optim.lr": 0.01}, trial=0, source=1),
+        Job(2, None, trial=0, source=1),
+        Job(2, {"optim.lr": 0.01}, source=1),
+    ],
+)
+def test_weights_that_cannot_be_taken_over(tmp_path, job):
+    class Wrong(Fork):
+        def next(self, state: Any) -> Job | None:
+            return Job(1, state.sample(len(state.trials))) if len(state.trials) < 2 else job
+
+    search = Search.create(tmp_path / "s", plan(), "mtk tune")
+    search.tuner = Wrong()
+    with pytest.raises(PluginError, match="or from the weights of one that does"):
+        run(search)
+
+
+def test_a_trial_that_cannot_take_over_another_model(tmp_path):
+    """The keys that cannot change within a run come with the weights."""
+    space = Space.parse(["optim.lr=loguniform(1e-3, 1e-1)", "model.projection=choice(4, 8)"])
+    search = Search.create(tmp_path / "s", plan(space=space), "mtk tune")
+    assert search.state().changeable == {"optim.lr"}
+
+    class Wrong(Fork):
+        def next(self, state: Any) -> Job | None:
+            if len(state.trials) < 2:
+                return Job(1, {"optim.lr": 0.01, "model.projection": (4, 8)[len(state.trials)]})
+            return Job(2, {"optim.lr": 0.01, "model.projection": 4}, trial=0, source=1)
+
+    search.tuner = Wrong()
+    with pytest.raises(PluginError, match="or from the weights of one that does"):
+        run(search)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -193,8 +194,9 @@ def register_augmentations(register: Register) -> None:
 
 
 def manager() -> mtk.plugins.Plugins:
-    """The installed plugins and these."""
-    found = mtk.plugins.Plugins()
+    """The installed plugins and these; without the tasks on one's own files, one of which is named as a toy is."""
+    installed = entry_points(group="mtk")
+    found = mtk.plugins.Plugins([one for one in installed if one.name != "files"])
     found.add("toys", sys.modules[__name__], "toys", "1.0")
     assert not found.broken(), found.broken()
     return found

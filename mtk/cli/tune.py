@@ -133,6 +133,19 @@ def tune(
     return conduct(Search.create(out, plan, shlex.join(["mtk", *sys.argv[1:]])))
 
 
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A search's folder; the search may be going on.")],
+) -> int:
+    """Write the reports of a search again: tables, and a page with plots of scores, parameters and lineage."""
+    from mtk.display import make_console
+    from mtk.reports import write_reports
+    from mtk.search import read_record
+
+    write_reports(read_record(folder), folder, make_console())
+    return 0
+
+
 def _space_from(name: str | None, recipe: str | None) -> Space:
     """The space of a file or recipe; of the recipe that is tuned, where none is named; else an empty one.
 
