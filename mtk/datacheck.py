@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from mtk.errors import DataError
 from mtk.interfaces import Example, Task, Tokenizer
@@ -122,18 +123,19 @@ def _look(
     rows: Sequence[Example],
     groups: list[list[Example]],
     tokenizer: Tokenizer | None,
-    first: int,
+    shown: int,
 ) -> SplitReport:
-    file = task.source.files.get(split)
+    own = _files_of(task, split)
+    first = next(name for name in (*SPLITS, split) if _files_of(task, name) == own)  # of splits carved out of one file
     # A task that leaves rows out lists them in `bad`; `str` of each names file and line.
-    bad = [row for row in getattr(task, "bad", ()) if file is None or getattr(row, "file", file) == file]
+    bad = [row for row in task.bad if split == first and (not own or getattr(row, "file", own[0]) in own)]
     labels = [row.label for row in rows if row.label is not None]
     repeated = [group for group in groups if len(group) > 1]
     differ = [group for group in repeated if len({str(r.label) for r in group if r.label is not None}) > 1]
     return SplitReport(
         task.name,
         split,
-        str(file or task.source.origin),
+        str(own[0] if len(own) == 1 else task.source.origin),
         len(rows),
         len(rows) - len(labels),
         *_labels(task, labels),
@@ -141,8 +143,13 @@ def _look(
         [str(row) for row in bad],
         [[row.id for row in group] for group in repeated],
         [[row.id for row in group] for group in differ],
-        list(rows[:first]),
+        list(rows[:shown]),
     )
+
+
+def _files_of(task: Task, split: str) -> list[Path]:
+    """The files of a split: `train`, `train 2` and so on."""
+    return [file for key, file in task.source.files.items() if key.partition(" ")[0] == split]
 
 
 def _labels(task: Task, labels: Sequence[object]) -> tuple[dict[str, int] | None, Quantiles | None]:

@@ -115,6 +115,10 @@ class TrainedModel:
         if place is None or place.is_dir():
             reader = self.at(task, place)
             rows, source = examples_of(reader, split), reader.source
+            if place is not None and not any(file.resolve().parent == place.resolve() for file in source.files.values()):
+                raise DataError(
+                    f"{place}: no file of task '{task}', whose rows are in {source.origin}; give one of its"
+                )
             where = f"the {split} split of {source.origin}"
         else:
             reader = self._task(task)

@@ -184,6 +184,14 @@ def task_choice(spec: str | NamedTask) -> NamedTask:
     return NamedTask(instance, {"kind": registration.name if exact else kind, **options})
 
 
+def task_choices(spec: str) -> list[NamedTask]:
+    """`task_choice`, or all the tasks of a run's configuration file."""
+    if not spec.lower().endswith(".toml") or not isinstance(read_toml(Path(spec)).get("tasks"), Mapping):
+        return [task_choice(spec)]
+    tables = {name: _task_table(table) for name, table in _read(Path(spec))["tasks"].items()}
+    return [NamedTask(name, {"kind": name, **table}) for name, table in tables.items()]
+
+
 def task_file(file: Path) -> NamedTask:
     """A task from a file of its own: its table as below `[tasks.NAME]`, and `name`, by default after the file.
 

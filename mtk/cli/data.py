@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
     from rich.table import Table
 
@@ -30,9 +32,16 @@ def _data() -> None:
 
 @app.command()
 def check(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TASK]...", help="Tasks, as with --task: mtk data check ./mytask.toml"),
+    ] = None,
     task: Annotated[
         list[str] | None,
-        typer.Option(help="A task, with its options if any: quora:bad_rows=2. Repeatable. Default: every task."),
+        typer.Option(
+            help="A task, with its options if any: quora:bad_rows=2, or a TOML file of one or several. Repeatable. "
+            "Default: every task."
+        ),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="The folder that holds the tasks' files.")] = None,
     encoder: Annotated[
@@ -49,15 +58,17 @@ def check(
     from mtk.datacheck import check_data
     from mtk.errors import DataError
 
-    tasks, skipped = _tasks(task or [], data, sample)
+    tasks, skipped = _tasks([*(names or []), *(task or [])], data, sample)
     tokenizer, counted = _tokenizer(encoder)
     report = check_data(tasks, tokenizer, rows)
     origins = {t.name: _origin(t) for t in tasks}
     if as_json:
-        report_dict = {"counted_by": counted, "origins": origins, "skipped": skipped, **dataclasses.asdict(report)}
+        notes = {t.name: list(t.notes) for t in tasks if t.notes}
+        about = {"counted_by": counted, "origins": origins, "notes": notes, "skipped": skipped}
+        report_dict = {**about, **dataclasses.asdict(report)}
         typer.echo(json.dumps(report_dict, indent=2, ensure_ascii=False, default=str))
     else:
-        _show(report, origins, counted, skipped)
+        _show(report, origins, {t.name: t.notes for t in tasks}, counted, skipped)
     if report.errors:
         count = len(report.errors)
         raise DataError(report.errors[0] if count == 1 else f"{count} faults, the first: {report.errors[0]}")
@@ -69,25 +80,25 @@ def check(
 def _tasks(specs: list[str], data: Path | None, sample: bool) -> tuple[list[Task], dict[str, str]]:
     """The named tasks, or all that need no options and have data; and why others of them were skipped."""
     from mtk import plugins
+    from mtk.config import TaskConfig
     from mtk.errors import DataError
     from mtk.interfaces import TaskContext
-    from mtk.options import parse_spec
+    from mtk.settings import task_choices
 
     tasks: list[Task] = []
-    for spec in specs:
-        name, options = parse_spec(spec)
-        registration, _ = plugins.find("task", name)
-        if any(registration.name == earlier.name for earlier in tasks):
-            raise DataError(f"task '{registration.name}' is named twice")
-        tasks.append(plugins.build("task", name, TaskContext(registration.name, data, _when(sample)), **options))
+    for chosen in [one for spec in specs for one in task_choices(spec)]:
+        if any(chosen.name == earlier.name for earlier in tasks):
+            raise DataError(f"task '{chosen.name}' is named twice")
+        options = {k: v for k, v in chosen.table.items() if k not in TaskConfig.model_fields and k != "kind"}
+        context = TaskContext(chosen.name, data, _when(sample))
+        tasks.append(plugins.build("task", chosen.table["kind"], context, **options))
     if specs:
         return tasks, {}
     skipped: dict[str, str] = {}
     for name in plugins.registered("task"):
-        needed = [option.name for option in plugins.options("task", name) if option.required]
-        if needed:
-            skipped[name] = f"it needs options: --task {name}:{needed[0]}=..."
-            continue
+        known = plugins.options("task", name)
+        if any(option.required for option in known) or "data" in {option.name for option in known}:
+            continue  # its rows are where its options say
         built: Task = plugins.build("task", name, TaskContext(name, data, _when(sample)))
         try:
             _ = built.source
@@ -134,7 +145,13 @@ def _origin(task: Task) -> str:
 # ---------------------------------------------------------------------------------------------- how it is shown
 
 
-def _show(report: DataReport, origins: dict[str, str], counted: str, skipped: dict[str, str]) -> None:
+def _show(
+    report: DataReport,
+    origins: dict[str, str],
+    notes: dict[str, Sequence[str]],
+    counted: str,
+    skipped: dict[str, str],
+) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False)
@@ -143,6 +160,8 @@ def _show(report: DataReport, origins: dict[str, str], counted: str, skipped: di
     for name, origin in origins.items():
         if origin:
             console.print(f"{name}: {origin}", soft_wrap=True)
+        for note in notes[name]:
+            console.print(f"  {note}", soft_wrap=True)
     for name, reason in skipped.items():
         console.print(f"{name}: skipped: {reason}", soft_wrap=True)
     if report.splits:

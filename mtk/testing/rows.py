@@ -100,7 +100,9 @@ def _check_read(task: Task) -> None:
         return
     found = [(row.text, row.pair) for row in task.read(file)]
     wanted = [(row.text, row.pair) for row in task.examples("dev")]
-    assert found == wanted, f"read({file.name}): {len(found)} rows, other than the {len(wanted)} of the dev split"
+    carved = list(task.source.files.values()).count(file) > 1  # several splits come out of one file
+    fits = set(wanted) <= set(found) if carved else found == wanted
+    assert fits, f"read({file.name}): {len(found)} rows, other than the {len(wanted)} of the dev split"
 
 
 class ToyRows(Task):

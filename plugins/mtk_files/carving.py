@@ -76,7 +76,8 @@ def carve(items: Sequence[Item], shares: Mapping[str, float], seed: int) -> list
     strata = Counter(item.stratum for item in items)
     out = ["train"] * len(items)
     for name, share in shares.items():
-        quota, left = _quotas(strata, share, seed), []
+        free = Counter(items[row].stratum for root in order for row in ties[root])
+        quota, left = _quotas(strata, free, share, seed), []
         for root in order:
             found = Counter(items[row].stratum for row in ties[root])
             if all(count <= quota[stratum] for stratum, count in found.items()):
@@ -113,12 +114,17 @@ def _components(items: Sequence[Item]) -> list[int]:
     return [root(row) for row in range(len(items))]
 
 
-def _quotas(strata: Mapping[Hashable, int], share: float, seed: int) -> Counter[Hashable]:
-    """Rows a stratum, by largest remainder: together the share of all rows, and each within one of its own."""
+def _quotas(strata: Mapping[Hashable, int], free: Mapping[Hashable, int], share: float, seed: int) -> Counter[Hashable]:
+    """Rows a stratum, by largest remainder: together the share of all rows, and each within one of its own.
+
+    free: its rows in no other split yet; its last one is left to train while other strata can do.
+    """
     exact = {stratum: share * count for stratum, count in strata.items()}
     quota = Counter({stratum: math.floor(number + 1e-9) for stratum, number in exact.items()})
-    by_remainder = sorted(exact, key=lambda stratum: (quota[stratum] - exact[stratum], _digest(seed, str(stratum))))
-    for stratum in by_remainder[: round(share * sum(strata.values())) - quota.total()]:
+    able = [stratum for stratum in exact if free.get(stratum, 0) > quota[stratum]]
+    last = {stratum: free[stratum] - quota[stratum] == 1 for stratum in able}
+    able.sort(key=lambda one: (last[one], quota[one] - exact[one], _digest(seed, str(one))))
+    for stratum in able[: max(0, round(share * sum(strata.values())) - quota.total())]:
         quota[stratum] += 1
     return quota
 

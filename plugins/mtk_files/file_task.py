@@ -176,6 +176,7 @@ class FileTask(Task):
             for part, table in read_hub(self.hub, given["config"], given["revision"], given["splits"]).items():
                 place = f"{self.hub} {part}"
                 rows, bad = read_rows(place, None, table, self.layout, labelled=part != "test")
+                check_bad_rows(bad, self._given["bad_rows"], self.name)
                 self._rows[part], self.bad = rows, [*self.bad, *bad]
                 self.there = self.there or table.columns
                 self.notes.append(f"{place}: {len(rows):,} rows")
@@ -189,6 +190,7 @@ class FileTask(Task):
             for file in files:
                 table = open_file(file, self.layout)
                 rows, bad = read_rows(str(file), file, table, self.layout, labelled=part != "test")
+                check_bad_rows(bad, self._given["bad_rows"], self.name)
                 if len(files) > 1:
                     rows = [_renamed(row, f"{file.stem}:{row.id}") for row in rows]
                 self._rows[part] += rows
@@ -262,8 +264,8 @@ class FileTask(Task):
             splits[split] = tuple(e for (e, _), name in zip(parts[pool], names, strict=True) if name == split)
             if not splits[split]:
                 raise DataError(
-                    f"task '{self.name}': carving left {split} without rows: {len(items)} rows, shares {shares}; give "
-                    "another share in split, or a file in data"
+                    f"task '{self.name}': carving left {split} without rows: {len(items)} rows, of which those of one text stay "
+                    f"together, in shares of {shares}; give other shares in split, or a file in data"
                 )
         sizes = ", ".join(f"{split} {len(splits[split]):,}" for split in PARTS if split in splits)
         self.notes.append(f"{' and '.join(shares)} carved with seed {self.split.seed}: {sizes}{self._how_carved()}")

@@ -20,7 +20,7 @@ from mtk import (
     TaskContext,
 )
 from mtk_files.file_task import FileTask
-from mtk_files.labels import ClassNames, WeightedClasses, as_number, find_names, parts_of
+from mtk_files.labels import ClassNames, WeightedClasses, as_number, find_names, parts_of, tag_names
 from mtk_files.rows import Row
 
 
@@ -141,10 +141,7 @@ class TagsTask(NamedLabels):
         self.target = Tags(self.labels)
 
     def _find_labels(self) -> list[str]:
-        names = super()._find_labels()
-        inside = [f"I-{name[2:]}" for name in names if name.startswith("B-")]
-        outside = ["O"] if inside else []
-        return [*names, *(name for name in (*inside, *outside) if name not in names)]
+        return tag_names(super()._find_labels())
 
     def _single_labels(self) -> list[Any]:
         return [tag for raw in self.raws() for tag in self.raw_label(raw, named=False)]

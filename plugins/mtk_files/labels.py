@@ -90,6 +90,12 @@ def find_names(raws: Sequence[Any]) -> tuple[list[str], str]:
     return sorted(names, key=as_number if numeric else str.lower), note
 
 
+def tag_names(names: Sequence[str]) -> list[str]:
+    """Names of tags with those that go with them: I-TYPE for every B-TYPE, and O."""
+    inside = [f"I-{name[2:]}" for name in names if name.startswith("B-")]
+    return [*names, *(name for name in (*inside, *["O"] * bool(inside)) if name not in names)]
+
+
 @dataclass(frozen=True, slots=True)
 class Guess:
     """A kind of label, the options that go with it, and why, in a line."""
@@ -143,6 +149,7 @@ def guess(rows: Sequence[Row], column: str) -> Guess:
 
 def _guess_of_lists(raws: Sequence[Any], tagged: bool, where: str) -> Guess:
     names = find_names([name for raw in raws for name in raw])[0]
+    names = tag_names(names) if tagged else names
     if not names:
         raise DataError(f"{where}: expected labels, found empty lists alone")
     kind, other = ("tags", "multilabel") if tagged else ("multilabel", "tags")

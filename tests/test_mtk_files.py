@@ -1,0 +1,497 @@
+"""Tasks on rows of one's own: what is read, how it is split, what is guessed, and a run from end to end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mtk
+from mtk import Classes, ConfigError, DataError, MTKError, Number, Ordinal, Range, TaskContext, build
+from mtk.cli.app import run as command
+from mtk.run import RunFolder
+from mtk.testing import check_task
+from mtk_files.labels import WeightedClasses
+
+SMALL: dict[str, Any] = dict(encoder="tiny", epochs=1, threads=1, precision="fp32", device="cpu", quiet=True)
+WORDS = ("glad", "sad", "angry")
+
+
+def task(kind: str, **options: Any) -> Any:
+    options = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
+    return build("task", kind, TaskContext("mine"), **options)
+
+
+def rows(number: int = 60) -> list[tuple[str, str]]:
+    return [(f"{WORDS[i % 3]} tweet, number {i}", ("joy", "grief", "anger")[i % 3]) for i in range(number)]
+
+
+def write(file: Path, text: str, encoding: str = "utf-8") -> Path:
+    file.write_bytes(text.encode(encoding))
+    return file
+
+
+def tweets(folder: Path, number: int = 60, name: str = "tweets.csv") -> Path:
+    return write(folder / name, "tweet,emotion\n" + "".join(f'"{text}",{label}\n' for text, label in rows(number)))
+
+
+def all_rows(task: Any) -> list[Any]:
+    return [row for split in ("train", "dev", "test") for row in task.examples(split)]
+
+
+def csv_of(labels: Any, text: str = "text number {}") -> str:
+    return "text,label\n" + "".join(f'{text.format(i)},"{label}"\n' for i, label in enumerate(labels))
+
+
+# ---------------------------------------------------------------------------------------------- forms of a file
+
+FORMS = {
+    "commas": ("a.csv", '"{a}, he said",x\n"{b}",y\n', "text,label\n", "utf-8"),
+    "semicolons": ("a.csv", "{a}, he said;x\n{b};y\n", "text;label\n", "utf-8"),
+    "semicolons, a comma in the header": ("a.csv", "{a}, he said;x;1,5\n{b};y;2,5\n", "text;label;size, cm\n", "utf-8"),
+    "bars": ("a.csv", "{a}, he said|x\n{b}|y\n", "text|label\n", "utf-8"),
+    "tabs": ("a.csv", "{a}, he said\tx\n{b}\ty\n", "text\tlabel\n", "utf-8"),
+    "byte order mark": ("a.csv", "{a}, he said;x\r\n{b};y\r\n", "\ufefftext;label\r\n", "utf-8"),
+    "cp1252": ("a.csv", "{a}, he said;x\n{b};y\n", "text;label\n", "cp1252"),
+    "utf-16": ("a.csv", "{a}, he said;x\n{b};y\n", "text;label\n", "utf-16"),
+    "json lines": (
+        "a.jsonl",
+        '{{"text": "{a}, he said", "label": "x"}}\n{{"label": "y", "text": "{b}"}}\n',
+        "",
+        "utf-8",
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_file_in_any_form(form: str, tmp_path: Path) -> None:
+    name, lines, header, encoding = FORMS[form]
+    body = "".join(lines.format(a=f"A café {i} for you", b=f"A thé {i} for me") for i in range(20))
+    found = task("auto", data=write(tmp_path / name, header + body, encoding))
+    assert {row.text for row in all_rows(found)} == {
+        text for i in range(20) for text in (f"A café {i} for you, he said", f"A thé {i} for me")
+    }
+    assert found.target.names == ("x", "y")
+    assert any("A café" in row.text and row.label == 0 for row in found.examples("train"))
+
+
+def test_what_was_found_is_said(tmp_path: Path) -> None:
+    content = "text;label\n" + "".join(f"one café {i};{'xy'[i % 2]}\n" for i in range(20))
+    found = task("auto", data=write(tmp_path / "a.csv", content, "cp1252"))
+    found.examples("train")
+    notes = " | ".join(found.notes)
+    assert "a.csv: separated by ';', cp1252 (no UTF-8: byte 0xe9 in line 2), 20 rows" in notes
+    assert "label 'label': 2 different texts -> classes x, y" in notes
+    assert "dev and test carved with seed 11711: train 16, dev 2, test 2; in proportion by 'label'" in notes
+
+
+def test_a_quoted_text_may_break_lines_and_lines_are_counted(tmp_path: Path) -> None:
+    body = '"one\ntwo",x\n' + "".join(f"text {i},{'xy'[i % 2]}\n" for i in range(9)) + "short\n"
+    found = task("auto", data=write(tmp_path / "a.csv", "text,label\n" + body), bad_rows=1)
+    assert {"2": "one\ntwo", "4": "text 0"}.items() <= {row.id: row.text for row in all_rows(found)}.items()
+    assert [(bad.line, bad.reason) for bad in found.bad] == [(13, "expected 2 fields, found 1")]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow (extra parquet) is not installed")
+    from pyarrow import parquet
+
+    table = pyarrow.table(
+        {"text": [f"text {i}" for i in range(20)], "label": [float(i % 2) for i in range(19)] + [None]}
+    )
+    parquet.write_table(table, tmp_path / "a.parquet")
+    found = task("auto", data=tmp_path / "a.parquet")
+    assert found.target.names == ("0", "1")
+    assert sum(row.label is not None for row in all_rows(found)) in (18, 19)
+    write(tmp_path / "b.parquet", "PAR1 and no more")
+    with pytest.raises(DataError, match=r"b.parquet: no Parquet file, or a damaged one"):
+        task("auto", data=tmp_path / "b.parquet")
+
+
+def test_parquet_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    with pytest.raises(MTKError, match=r"a.parquet: .* needs pyarrow: pip install 'multitask-toolkit\[parquet\]'"):
+        task("auto", data=write(tmp_path / "a.parquet", "PAR1"))
+
+
+def test_several_files_and_patterns(tmp_path: Path) -> None:
+    for number in (1, 2):
+        tweets(tmp_path, 30, f"part-{number}.csv")
+    found = task("classes", data=tmp_path / "part-*.csv", text="tweet", label="emotion")
+    ids = [row.id for row in all_rows(found)]
+    assert len(ids) == len(set(ids)) == 60 and "part-1:2" in ids and "part-2:2" in ids
+    assert {file.name for file in found.source.files.values()} == {"part-1.csv", "part-2.csv"}
+
+
+# ---------------------------------------------------------------------------------------------- what is wrong
+
+GOOD = csv_of("xy" * 10)
+FAULTS: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
+    "column": (GOOD, {"text": "txt"}, r"a.csv:1: expected a column 'txt', found none; did you mean 'text'"),
+    "label's column": (
+        GOOD,
+        {"label": "lable"},
+        r"a.csv:1: expected a column 'lable', found none; did you mean 'label'",
+    ),
+    "ragged row": (
+        GOOD + "one,two,three\n",
+        {},
+        r"a.csv:22: expected 2 fields, found 3; mend the file, or .*bad_rows = 1",
+    ),
+    "no text": (GOOD + ",x\n", {}, r"a.csv:22: column 'text' is empty"),
+    "empty": ("", {}, r"a.csv: expected a header and rows, found an empty file \(0 bytes\)"),
+    "header alone": ("text,label\n", {}, r"a.csv: expected rows below the header"),
+    "label not in labels": (
+        GOOD,
+        {"labels": ["x", "z"]},
+        r"a.csv:3: column 'label': expected one of x, z, found 'y' \(10 b",
+    ),
+    "byte": (
+        b"text,label\nok,x\n\x81\xe9,y\n",
+        {},
+        r"a.csv:3: expected UTF-8, found byte 0x81 at byte offset 16; name its e",
+    ),
+    "Cyrillic": (GOOD.replace("text", "привет").encode("cp1251"), {}, r"a.csv:1: expected UTF-8, found byte 0xef"),
+    "encoding": (GOOD, {"encoding": "utf-9"}, r"a.csv: unknown encoding 'utf-9'"),
+    "delimiter": (GOOD, {"delimiter": "::"}, r"a.csv: delimiter: expected one character, found '::'"),
+    "id twice": (
+        "id,text,label\n" + "1,one,x\n1,two,y\n" * 2,
+        {"id": "id"},
+        r"a.csv:3: its id '1' stands already in line 2",
+    ),
+    "no label": (csv_of([""] * 20), {}, r"label 'label': expected labels, found none in 20 rows"),
+    "one label": (csv_of("x" * 20), {}, r"label 'label': expected at least two different labels, found 'x' alone"),
+    "texts for labels": (
+        csv_of(f"label number {i}" for i in range(30)),
+        {},
+        r"30 different texts in 30 rows look like no l",
+    ),
+    "another kind's option": (
+        GOOD,
+        {"range": [0, 1], "threshold": 0.3},
+        r"threshold: a task of range has no such option",
+    ),
+    "metric": (GOOD, {"metric": "macro_f2"}, r"metric: no 'macro_f2' for classes; did you mean 'macro_f1'"),
+    "share": (GOOD, {"split": {"dev": 0.6, "test": 0.5}}, r"split: expected shares from 0 on that leave some rows"),
+    "split's key": (GOOD, {"split": {"dve": 0.6}}, r"split: unknown key 'dve'; did you mean 'dev'"),
+    "too few rows": (csv_of("xyxy"), {}, r"carving left dev without rows: 4 rows"),
+    "group": (GOOD, {"split": {"group": "author"}}, r"a.csv:1: expected a column 'author'"),
+    "names alike": (GOOD, {"labels": ["x", "y", "X"]}, r"labels: expected names that differ in more than case"),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_a_fault_is_one_line_that_says_where(case: str, tmp_path: Path) -> None:
+    content, options, message = FAULTS[case]
+    (tmp_path / "a.csv").write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(MTKError, match=message) as found:
+        task("auto", data=tmp_path / "a.csv", **options).examples("train")
+    assert "\n" not in str(found.value)
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no.csv: no such file; task 'mine' reads it"):
+        task("auto", data=tmp_path / "no.csv")
+    with pytest.raises(DataError, match=r"expected a file, found a folder; name a file in it"):
+        task("auto", data=tmp_path)
+    with pytest.raises(DataError, match=r"no file matches"):
+        task("auto", data=tmp_path / "*.csv")
+    with pytest.raises(ConfigError, match=r"data: unknown split 'valid'"):
+        task("auto", data={"train": str(tweets(tmp_path)), "valid": "x.csv"})
+    with pytest.raises(ConfigError, match=r"expected either data or hub, found none"):
+        task("auto")
+    with pytest.raises(DataError, match=r"no sample; leave out --sample"):
+        build("task", "classes", TaskContext("mine", sample="always"), data=str(tweets(tmp_path)))
+
+
+# ---------------------------------------------------------------------------------------------- kinds
+
+GUESSES: dict[str, tuple[str, dict[str, Any], str, type]] = {
+    "texts": (csv_of(["joy", "grief"] * 10), {}, "classes", Classes),
+    "few whole numbers": (csv_of([1, 2, 3, 4, 5] * 4), {}, "classes", Classes),
+    "many numbers": (csv_of(i / 10 for i in range(40)), {}, "range", Range),
+    "decimal commas": ("text;label\n" + "".join(f"text {i};{i // 8},{i % 8}\n" for i in range(40)), {}, "range", Range),
+    "labels given": (csv_of(range(30)), {"labels": [str(i) for i in range(30)]}, "classes", Classes),
+    "a range given": (csv_of([1, 2, 3, 4, 5] * 4), {"range": [0, 5]}, "range", Range),
+    "weights given": (csv_of([0, 1] * 10), {"class_weights": "balanced"}, "classes", WeightedClasses),
+}
+
+
+@pytest.mark.parametrize("case", GUESSES)
+def test_the_kind_is_guessed(case: str, tmp_path: Path) -> None:
+    content, options, kind, target = GUESSES[case]
+    found = task("auto", data=write(tmp_path / "a.csv", content), **options)
+    assert found.spec[0] == kind and type(found.target) is target
+    assert len(all_rows(found)) == content.count("\n") - 1
+    assert any(f"-> {kind}" in note for note in found.notes)
+
+
+def test_numbers_are_classes_by_name_not_by_index(tmp_path: Path) -> None:
+    found = task("auto", data=write(tmp_path / "a.csv", csv_of(["10", "2.0", "2", "3"] * 5)))
+    assert found.target.names == ("2", "3", "10")
+    assert Counter(row.label for row in all_rows(found)) == {0: 10, 1: 5, 2: 5}
+    with pytest.raises(DataError, match=r"a.csv:2: column 'label': expected one of 2, 3, found '10'"):
+        task("classes", data=tmp_path / "a.csv", labels=["2", "3"]).examples("train")
+
+
+def test_spellings_that_differ_in_case_count_as_the_same(tmp_path: Path) -> None:
+    found = task("auto", data=write(tmp_path / "a.csv", csv_of(["Joy", "joy", "Joy", "grief"] * 5)))
+    assert found.target.names == ("grief", "Joy")
+    assert any("'joy' differ from them in case alone" in note for note in found.notes)
+
+
+def test_the_other_kinds(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.csv", csv_of([3, 1, 2, 5] * 5))
+    assert isinstance(task("number", data=file).target, Number)
+    ordinal = task("ordinal", data=file)
+    assert isinstance(ordinal.target, Ordinal) and ordinal.target.names == ("1", "2", "3", "5")
+    with pytest.raises(ConfigError, match=r"expected the classes in ascending order, found none; there are high, low"):
+        task("ordinal", data=write(tmp_path / "b.csv", csv_of(["low", "high"] * 10)))
+
+
+def test_several_labels_a_row(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.csv", csv_of(["joy|love", "love", "grief", "|"] * 5))
+    found = task("multilabel", data=file)
+    assert found.target.names == ("grief", "joy", "love")
+    assert Counter(row.label for row in all_rows(found)) == {(1, 2): 5, (2,): 5, (0,): 5, (): 5}
+    lines = [json.dumps({"text": f"text {i}", "label": ["a", "b"][: i % 3]}) for i in range(20)]
+    guessed = task("auto", data=write(tmp_path / "a.jsonl", "\n".join(lines)))
+    assert guessed.spec[0] == "multilabel" and guessed.target.names == ("a", "b")
+
+
+CONLL = "Ann NNP B-PER\nsleeps VBZ O\n{0} CD O\n\nOld NNP B-LOC\nYork NNP I-LOC\nsleeps VBZ O\n{0} CD O\n\n"
+
+
+def test_tags_in_columns(tmp_path: Path) -> None:
+    found = task(
+        "auto", data=write(tmp_path / "a.conll", "-DOCSTART- -X- O\n\n" + "".join(map(CONLL.format, range(10))))
+    )
+    assert found.spec[0] == "tags" and set(found.target.names) == {"O", "B-PER", "I-PER", "B-LOC", "I-LOC"}
+    tags = {row.text: [found.target.names[tag] for tag in row.label] for row in all_rows(found)}
+    assert tags["Ann sleeps 3"] == ["B-PER", "O", "O"] and tags["Old York sleeps 3"] == ["B-LOC", "I-LOC", "O", "O"]
+    other = task("tags", data=tmp_path / "a.conll", label="2")
+    assert set(other.target.names) == {"NNP", "VBZ", "CD"}
+    with pytest.raises(DataError, match=r"b.conll:1: expected 3 columns a word, word 2 has 2"):
+        task("auto", data=write(tmp_path / "b.conll", CONLL.replace("sleeps VBZ O", "sleeps VBZ", 1)))
+
+
+def test_tags_in_spans(tmp_path: Path) -> None:
+    one = {"text": "Ann saw Old York.", "label": [{"start": 0, "end": 3, "label": "PER"}, [8, 16, "LOC"]]}
+    lines = [json.dumps({**one, "text": one["text"] + f" {i}"}) for i in range(10)]
+    found = task("tags", data=write(tmp_path / "a.jsonl", "\n".join(lines)))
+    (tags,) = {tuple(found.target.names[tag] for tag in row.label) for row in all_rows(found)}
+    assert tags == ("B-PER", "O", "B-LOC", "I-LOC", "O")
+    lines[3] = json.dumps({"text": "Ann", "label": [{"start": 2, "end": 9, "label": "PER"}]})
+    with pytest.raises(DataError, match=r"a.jsonl:4: expected spans of characters from 0 to 3, found PER from 2 to 9"):
+        task("tags", data=write(tmp_path / "a.jsonl", "\n".join(lines)), labels=["O", "B-PER", "I-PER"]).examples("dev")
+
+
+def test_pairs_and_ranking(tmp_path: Path) -> None:
+    body = "".join(f"question {i},answer {i}\n" for i in range(30))
+    file = write(tmp_path / "a.csv", "q,a\n" + body)
+    found = task("auto", data=file, text="q", pair="a")
+    assert found.spec[0] == "ranking" and found.columns == ("q", "a")
+    assert {row.label for row in all_rows(found)} == {1}
+    write(tmp_path / "b.csv", "q,a,label\n" + body.replace("\n", ",1\n"))
+    with pytest.raises(ConfigError, match=r"two texts and a column 'label': write label"):
+        task("auto", data=tmp_path / "b.csv", text="q", pair="a")
+
+
+def test_every_kind_conforms(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.csv", csv_of([1, 2, 3, 5] * 10))
+    for kind in ("classes", "range", "number", "ordinal", "multilabel"):
+        check_task(lambda context, kind=kind: build("task", kind, context, data=str(file)))  # type: ignore[misc]
+
+
+def test_weights_and_threshold() -> None:
+    target = WeightedClasses(["no", "yes"], "balanced", 0.2)
+    target.fit([0, 0, 0, 1])
+    assert target.weights.tolist() == pytest.approx([4 / (2 * 3), 4 / (2 * 1)])
+    outputs = torch.tensor([[1.0, 0.0], [3.0, 0.0]])  # p(yes) = 0.27, 0.05
+    targets = target.collate([0, 1], 1)
+    each = torch.nn.functional.cross_entropy(outputs, targets.labels, reduction="none")
+    assert target.loss(outputs, targets).item() == pytest.approx((each * torch.tensor([2 / 3, 2.0])).sum().item())
+    assert [p.label for p in target.predict(outputs, targets)] == ["yes", "no"]
+    given = WeightedClasses(["no", "yes"], {"yes": 3.0}, None)
+    given.fit([0, 0, 0, 1])
+    assert given.weights.tolist() == [1.0, 3.0]
+    assert [p.label for p in given.predict(outputs, targets)] == ["no", "no"]
+    with pytest.raises(ConfigError, match=r"class_weights: no class 'yse'; did you mean 'yes'"):
+        WeightedClasses(["no", "yes"], {"yse": 3.0}, None)
+    with pytest.raises(ConfigError, match=r"threshold: expected a probability between 0 and 1, and two classes"):
+        WeightedClasses(["a", "b", "c"], None, 0.5)
+
+
+# ---------------------------------------------------------------------------------------------- missing labels, splits
+
+
+def test_rows_without_a_label_train_nothing_and_are_no_fault(tmp_path: Path) -> None:
+    found = task("auto", data=write(tmp_path / "a.csv", csv_of(["x", "y", ""] * 20)))
+    assert all(row.label is not None for row in found.examples("train"))
+    kept = [row.label for split in ("dev", "test") for row in found.examples(split)]
+    assert kept.count(None) == 4 and len(kept) == 12
+    assert any("16 rows without a label are left out of training" in note for note in found.notes)
+
+
+def test_a_test_file_needs_no_labels(tmp_path: Path) -> None:
+    bare = write(tmp_path / "test.csv", "tweet\none\ntwo\n")
+    data = {"train": str(tweets(tmp_path)), "test": str(bare)}
+    found = task("auto", data=data, text="tweet", label="emotion")
+    assert [row.label for row in found.examples("test")] == [None, None]
+    assert len(found.examples("dev")) == 6 and len(found.examples("train")) == 54
+    with pytest.raises(ConfigError, match=r"split: test: these rows have a file of their own"):
+        task("auto", data=data, text="tweet", label="emotion", split={"test": 0.2}).examples("train")
+
+
+def test_files_for_all_splits_are_taken_as_they_are(tmp_path: Path) -> None:
+    data = {split: str(tweets(tmp_path, 12, f"{split}.csv")) for split in ("train", "dev")}
+    found = task("auto", data=data, text="tweet", label="emotion")
+    assert [row.id for row in found.examples("train")] == [row.id for row in found.examples("dev")]
+    with pytest.raises(DataError, match=r"task 'mine' has no test rows"):
+        found.examples("test")
+
+
+def test_fewer_rows_by_choice(tmp_path: Path) -> None:
+    whole = task("classes", data=tweets(tmp_path), text="tweet", label="emotion")
+    some = task("classes", data=tmp_path / "tweets.csv", text="tweet", label="emotion", max_rows=10)
+    assert len(some.examples("train")) == 10 and set(some.examples("train")) < set(whole.examples("train"))
+    assert some.examples("dev") == whole.examples("dev")
+
+
+# ---------------------------------------------------------------------------------------------- from end to end
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MTK_DATA", raising=False)
+    return tmp_path
+
+
+def options(**more: Any) -> list[str]:
+    return [text for key, value in {**SMALL, **more}.items() if key != "quiet" for text in (f"--{key}", str(value))]
+
+
+def test_init_train_evaluate_predict_and_load_when_the_files_are_gone(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tweets(here)
+    assert command(["task", "init", "tweets.csv"]) == 0
+    said = capsys.readouterr().out
+    assert 'label = "emotion"' in said and "3 different texts -> classes anger, grief, joy" in said
+    assert command(["data", "check", "./tweets.toml", "--encoder", "none"]) == 0
+    assert "tweets.csv: separated by ',', UTF-8, 60 rows" in capsys.readouterr().out
+    assert command(["train", "--task", "./tweets.toml", *options(out="run")]) == 0
+    shown = capsys.readouterr().out
+    assert "dev and test carved" in shown
+    scores = RunFolder.open(here / "run").scores["tasks"]["tweets"]
+    (here / "moved").mkdir()
+    assert command(["evaluate", "run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tasks"]["tweets"]["metrics"] == pytest.approx(scores)
+    shutil.move("tweets.csv", "moved/tweets.csv")
+    (here / "tweets.toml").unlink()
+    assert command(["predict", "run", "--text", "so glad"]) == 0
+    assert json.loads(capsys.readouterr().out)["label"] in ("joy", "grief", "anger")
+    assert command(["evaluate", "run"]) == 2
+    assert "tweets.csv: no such file" in capsys.readouterr().err
+    assert command(["evaluate", "run", "--data", "moved", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tasks"]["tweets"]["metrics"] == pytest.approx(scores)
+    assert command(["evaluate", "run", "--data", "moved/tweets.csv", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tasks"]["tweets"]["rows"] == 60
+
+
+def test_one_call_and_the_file_make_the_same_run(here: Path) -> None:
+    tweets(here)
+    fields = dict(data="tweets.csv", text="tweet", label="emotion", split={"dev": 0.2}, metric="macro_f1", head="mlp")
+    run = mtk.train(tasks=[mtk.text_task("emotions", **fields)], out="one", **SMALL)
+    lines = 'name = "emotions"\ndata = "tweets.csv"\ntext = "tweet"\nlabel = "emotion"\nsplit = {dev = 0.2}\n'
+    write(here / "mine.toml", lines + 'metric = "macro_f1"\nhead = "mlp"\n')
+    other = mtk.train(tasks="./mine.toml", out="two", **SMALL)
+    assert run.config == other.config and run.scores == other.scores
+    assert (
+        run.scores["primary"] == {"emotions": "macro_f1"} and len(mtk.load(run).tasks["emotions"].examples("dev")) == 12
+    )
+    assert run.config.tasks["emotions"].options["labels"] == ["anger", "grief", "joy"]
+    again = mtk.train(config="one/config.toml", out="three", **SMALL)
+    assert again.scores == run.scores
+
+
+PROJECT = """
+[tasks.emotion]
+data = "data/tweets.csv"
+text = "tweet"
+
+[tasks.length]
+kind = "range"
+data = "data/tweets.csv"
+text = "tweet"
+label = "length"
+split = { stratify = "emotion" }
+
+[train]
+epochs = 1
+"""
+
+
+def test_one_file_with_several_tasks_and_the_runs_settings(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "data").mkdir()
+    lines = [f'"{text}",{label},{len(text)}' for text, label in rows()]
+    write(here / "data" / "tweets.csv", "tweet,emotion,length\n" + "\n".join(lines))
+    write(here / "project.toml", PROJECT.replace('text = "tweet"\n\n', 'text = "tweet"\nlabel = "emotion"\n\n', 1))
+    assert command(["data", "check", "project.toml", "--encoder", "none"]) == 0
+    assert "no leaks between splits" in capsys.readouterr().out
+    elsewhere = here / "elsewhere"
+    elsewhere.mkdir()
+    assert command(["train", "--config", "project.toml", *options(out="run")]) == 0
+    model = mtk.load("run")
+    assert set(model.tasks) == {"emotion", "length"} and model.config.train.epochs == 1
+    same = [[(row.id, row.text) for row in model.tasks[name].examples("dev")] for name in model.tasks]
+    assert same[0] == same[1]
+    capsys.readouterr()
+    assert command(["train", "--task", "project.toml", *options(out="no")]) == 2
+    assert "expected one task, found a run's configuration; use it with --config" in capsys.readouterr().err
+    assert command(["train", "--config", "project.toml", "--task", "emotion", *options(out="one")]) == 0
+    assert set(mtk.load("one").tasks) == {"emotion"}
+
+
+def test_tasks_of_ones_own_beside_others(here: Path) -> None:
+    """--data names the other tasks' folder; a file that is not there is taken from where its task says."""
+    import mtk_text.sources
+
+    shutil.copytree(mtk_text.sources.SAMPLE, here / "sample")
+    tweets(here)
+    mine = mtk.text_task("mine", data="tweets.csv", text="tweet", label="emotion")
+    run = mtk.train(tasks=[mine, "sts"], data="sample", out="run", max_train_rows=16, **SMALL)
+    model = mtk.load(run)
+    assert len(model.tasks["mine"].examples("dev")) == 6
+    with pytest.raises(DataError, match=r"no file of task 'mine'"):
+        model.evaluate(data="sample", tasks=["mine"])
+
+
+KEYS = {
+    "unknown key": ('data = "a.csv"\nlable = "x"\n', r"mine.toml: unknown key 'lable'; did you mean 'label'"),
+    "unknown kind": ('data = "a.csv"\nkind = "clases"\n', r"mine.toml: unknown task 'clases'; did you mean 'classes'"),
+    "name": ('data = "a.csv"\nname = 3\n', r"mine.toml: name: expected a text, found 3"),
+    "no TOML": ("data = a.csv\n", r"mine.toml: not a TOML file"),
+    "wrong type": ('data = "a.csv"\nmax_rows = "many"\n', r"option 'max_rows' must be int"),
+}
+
+
+@pytest.mark.parametrize("case", KEYS)
+def test_a_wrong_task_file(case: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content, message = KEYS[case]
+    write(here / "mine.toml", content)
+    assert command(["train", "--task", "./mine.toml", *options(out="run")]) == 2
+    error = capsys.readouterr().err
+    assert __import__("re").search(message, error) and error.count("\n") == 1
+    assert not (here / "run").exists()
+
+
+def test_a_wrong_field_of_a_call() -> None:
+    with pytest.raises(ConfigError, match=r"text_task\('mine'\): unknown key 'lable'; did you mean 'label'"):
+        mtk.text_task("mine", data="a.csv", lable="x")
