@@ -115,7 +115,8 @@ class OptimConfig(Section):
 
 
 class TrainConfig(Section):
-    """min_gain: what a score must rise by to count for `patience`; the best epoch is kept however small its gain.
+    """max_steps: of the optimizer; where settings change, the steps so far count as the same fraction of the new total.
+    min_gain: what a score must rise by to count for `patience`; the best epoch is kept however small its gain.
 
     score_train: so many training rows of each task are scored after every epoch, without dropout.
     """

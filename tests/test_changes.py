@@ -22,6 +22,7 @@ from mtk.errors import ConfigError, MTKError
 from mtk.interfaces import Progress
 from mtk.run import RunFolder
 from mtk.training import EpochDone, Finished, Position, StepDone
+from tests.test_docs import DOCS, blocks
 from tests.test_session import metrics, refused, resume_afresh, run_all, same_run
 from tests.toy_plugin import config, write_rows
 
@@ -384,12 +385,11 @@ def test_what_is_in_force_in_an_epoch():
 
 
 def test_changes_in_a_file():
-    found = tomllib.loads(
-        "[[changes]]\nafter = 1\n[changes.settings]\noptim.lr = 3e-5\n"
-        "[[changes]]\nafter = 2\n[changes.settings.train]\nbatch_size = 16\n"
-    )
-    settings = config(**found)
-    assert (settings.at(1).optim.lr, settings.at(1).train.batch_size, settings.at(2).train.batch_size) == (3e-5, 4, 16)
+    (text,) = blocks(DOCS / "tutorials" / "first-run.md", "toml")
+    again = "[[changes]]\nafter = 2\n[changes.settings.train]\nbatch_size = 32\n"
+    settings = config(**tomllib.loads(text + again))
+    found = [(one.optim.lr, one.train.batch_size) for one in map(settings.at, range(3))]
+    assert found == [(0.01, 4), (3e-5, 16), (3e-5, 32)]
 
 
 @pytest.mark.parametrize(
