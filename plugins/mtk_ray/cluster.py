@@ -65,11 +65,18 @@ def _ask(nodes: Sequence[Mapping[str, Any]], folder: str, token: str) -> list[An
         except ray.exceptions.GetTimeoutError as error:
             raise ConfigError(f"node {preflight.name(node)}: no answer within {_LOOK:g} s; see `ray status`") from error
         except Exception as error:
-            raise ConfigError(
-                f"node {preflight.name(node)}: expected mtk, as on this machine, found none ({said(error)}); "
-                "install the same versions on all nodes, and start Ray there anew"
-            ) from error
+            raise ConfigError(f"node {preflight.name(node)}: {_unlike(said(error))}") from error
     return found
+
+
+def _unlike(said: str) -> str:
+    """What is wrong with a node that gave no answer, and what to do."""
+    if "No module named" not in said:
+        return f"Ray works there no more ({said}); see `ray status`"
+    return (
+        f"expected mtk, as on this machine, found none ({said}); install the same versions on all nodes, and start Ray "
+        "there anew"
+    )
 
 
 def _refused(address: str, error: Exception) -> str:
