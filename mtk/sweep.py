@@ -36,7 +36,7 @@ from mtk.display import (
     show_sample_warning,
     show_score_table,
 )
-from mtk.errors import CheckpointError, ConfigError, MTKError
+from mtk.errors import CheckpointError, ConfigError
 from mtk.reports import problem, write_reports
 from mtk.results import Result, result_of
 from mtk.run import write_atomically
@@ -203,9 +203,9 @@ class Sweep:
                     shown.add(run.cell.name)
                     self.failures.pop((run.cell.name, run.seed), None)
                 except Exception as error:
-                    problem = str(problem(error))
-                    self.failures[run.cell.name, run.seed] = problem
-                    say(console, f"error: {what}: {problem}")
+                    said = str(problem(error))
+                    self.failures[run.cell.name, run.seed] = said
+                    say(console, f"error: {what}: {said}")
 
     def _make(self, run: PlannedRun, console: Console, place: int) -> None:
         """Trains one run to its end, unless somebody else has, since this sweep was planned."""

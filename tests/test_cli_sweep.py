@@ -46,8 +46,8 @@ def alone(monkeypatch, tmp_path):
 
 @pytest.fixture
 def no_reports(monkeypatch):
-    known = mtk.sweep.plugins.registered
-    monkeypatch.setattr(mtk.sweep.plugins, "registered", lambda kind: {} if kind == "report" else known(kind))
+    known = mtk.plugins.registered
+    monkeypatch.setattr(mtk.plugins, "registered", lambda kind: {} if kind == "report" else known(kind))
 
 
 def statuses() -> dict[str, str]:

@@ -64,9 +64,9 @@ def quick(monkeypatch, tmp_path):
 @pytest.fixture
 def few_reports(monkeypatch):
     """The long table alone: drawing takes longer than training here."""
-    build = mtk.sweep.plugins.registered
+    build = mtk.plugins.registered
     monkeypatch.setattr(
-        mtk.sweep.plugins,
+        mtk.plugins,
         "registered",
         lambda kind: {name: r for name, r in build(kind).items() if kind != "report" or name == "csv"},
     )

@@ -273,7 +273,7 @@ def test_killed_between_the_metrics_and_the_checkpoint_that_they_tell_of(tmp_pat
 
     monkeypatch.setattr(session.Session, "_save_last", unsaved)
     search = Search.create(tmp_path / "s", plan("random", trials=1), "mtk tune")
-    with pytest.raises(MTKError, match="all 1 trials failed, the last with: .*RuntimeError: as if killed"):
+    with pytest.raises(MTKError, match=r"all 1 trials failed, the last with: .*RuntimeError: as if killed"):
         run(search)
     monkeypatch.setattr(session.Session, "_save_last", save)
     log = tmp_path / "s/events.jsonl"
@@ -787,7 +787,7 @@ def test_workers_side_by_side_share_the_cores(tmp_path, monkeypatch):
     assert Search.planned(tmp_path / "s", plan(config=free)).plan.config.train.threads is None
     given = plan(slots=3, config={"train": {"threads": 5}})
     assert Search.planned(tmp_path / "s", given).plan.config.train.threads == 5
-    with pytest.raises(ConfigError, match="^--slots 9: expected at most one for each of this machine's 8 cores$"):
+    with pytest.raises(ConfigError, match=r"^--slots 9: expected at most one for each of this machine's 8 cores$"):
         Search.create(tmp_path / "s", plan(slots=9), "mtk tune")
     assert not any((tmp_path / "s").iterdir())
 
