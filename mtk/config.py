@@ -204,7 +204,7 @@ class RunConfig(Section):
                     raise ConfigError(f"expected ascending epochs, found {change.after} behind {before}")
                 if change.after >= self.train.epochs:
                     raise ConfigError(
-                        f"the run is over after {self.train.epochs} epochs; leave it out, or give more --epochs"
+                        f"expected fewer than train.epochs ({self.train.epochs}); leave it out, or give more --epochs"
                     )
                 tree, before = merge(tree, change.settings), change.after
                 _check_change(change, self, RunConfig.model_validate(tree))

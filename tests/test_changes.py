@@ -397,7 +397,7 @@ def test_changes_in_a_file():
     [
         ([after(1, {"optim": {"lr": 0}})], "changes[0] (after epoch 1): optim.lr: input should be greater than 0"),
         ([after(1, RATES), after(2, {"optim": {"lr": "x"}})], "changes[1] (after epoch 2): optim.lr: input should be"),
-        ([after(3, RATES)], "changes[0] (after epoch 3): the run is over after 3 epochs; leave it out, or"),
+        ([after(3, RATES)], "changes[0] (after epoch 3): expected fewer than train.epochs (3); leave it out, or"),
         ([after(2, RATES), after(1, RATES)], "changes[1] (after epoch 1): expected ascending epochs, found 1 behind 2"),
         ([after(0, RATES)], "changes[0].after: input should be greater than or equal to 1, found 0"),
         ([{"after": True, "settings": RATES}], "changes[0].after: input should be a valid integer, found True"),
