@@ -70,6 +70,8 @@ class Made(Task):
         return Source("made up")
 
     def examples(self, split: str) -> Sequence[Example]:
+        if split not in ROWS:
+            raise DataError(f"no split '{split}'")
         draw = random.Random(f"{type(self).__name__} {split}")
         rows = [type(self).draw(draw) for _ in range(ROWS[split])]
         return [
