@@ -97,8 +97,10 @@ def command(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
         subprocess.run(["bash", "-c", line], check=True)
         return
     arguments, wanted = words[1:], 0
-    if arguments[0] in ("train", "tune") and "--resume" not in arguments:
+    if arguments[0] in ("train", "tune") and "--resume" not in arguments and arguments[1] != "report":
         arguments += SMALL_OPTIONS
+        if "pbt" in arguments:  # which takes over weights between two epochs
+            arguments += ["--epochs", "2"]
     elif arguments[0] in ("reproduce", "ablate", "compare-single"):
         arguments += [*SMALL_OPTIONS, "--seeds", "1"]
     elif arguments[0] == "sweep":

@@ -29,6 +29,7 @@ from mtk_tuners.ray_asha import RayASHA
 
 Weights = tuple[Mapping[str, Any], ...]
 Objective = Callable[[dict[str, Any], int], float]
+RAY = "ray is not installed: pip install 'multitask-toolkit[tune]'"
 SPACE = Space.parse(["a=uniform(0, 1)", "b=loguniform(1e-6, 1e-2)"])
 LISTS = Space.parse(["a=grid(1, 2, 3)", "b=choice(x, y)", "c=7"])
 EVERYTHING = Space.parse(
@@ -345,7 +346,7 @@ class Both(Tuner):
     """ray-asha, held against Ray's own scheduler at every answer."""
 
     def __init__(self, first: int, eta: int, epochs: int) -> None:
-        schedulers = pytest.importorskip("ray.tune.schedulers", reason="ray is not installed: pip install 'ray[tune]'")
+        schedulers = pytest.importorskip("ray.tune.schedulers", reason=RAY)
         self.ours = RayASHA(first=first, eta=eta)
         self.rays = schedulers.ASHAScheduler(
             metric="score", mode="max", max_t=epochs, grace_period=first, reduction_factor=eta
@@ -386,7 +387,7 @@ def test_ray_asha_stops_what_ray_stops(first, eta, epochs, slots):
 
 
 def test_ray_asha_has_the_defaults_of_ray():
-    schedulers = pytest.importorskip("ray.tune.schedulers", reason="ray is not installed: pip install 'ray[tune]'")
+    schedulers = pytest.importorskip("ray.tune.schedulers", reason=RAY)
     theirs = inspect.signature(schedulers.ASHAScheduler).parameters
     ours = inspect.signature(RayASHA).parameters
     assert (ours["first"].default, ours["eta"].default) == (

@@ -97,11 +97,8 @@ class PBT(Tuner):
         source = sources[int(generator.integers(len(sources)))]
         parameters = {key: source.parameters[key] for key in state.space}
         for key in filter(state.changeable.__contains__, parameters):
-            domain, again, factor = (
-                state.space[key],
-                generator.random() < self.resample,
-                FACTORS[int(generator.integers(2))],
-            )
+            domain, factor = state.space[key], FACTORS[int(generator.integers(2))]
+            again = generator.random() < self.resample
             parameters[key] = domain.sample(generator) if again else domain.perturb(parameters[key], factor, generator)
         return Job(epochs, parameters, trial=number, source=source.number)
 
