@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
@@ -74,6 +75,18 @@ def predict_together(
     return {name: [answer for answer in answers if answer is not None] for name, answers in out.items()}
 
 
+def same_tokens(rows: Mapping[str, TaskRows]) -> list[dict[str, TaskRows]]:
+    """The tasks in groups whose rows are the same tokens in the same order, such as label columns of one file."""
+    groups: dict[bytes, dict[str, TaskRows]] = {}
+    for name, own in rows.items():
+        digest = hashlib.sha256()
+        for part in own.parts:
+            for array in (part.ids, part.types, part.offsets):
+                digest.update(array.tobytes())
+        groups.setdefault(digest.digest(), {})[name] = own
+    return list(groups.values())
+
+
 def score(task: Task, rows: TaskRows, predictions: list[Prediction]) -> dict[str, float]:
     """The task's metrics over its labelled rows. Raises DataError where no row has a label."""
     labelled = [(p, e.label) for p, e in zip(predictions, rows.examples, strict=True) if e.label is not None]
@@ -88,6 +101,9 @@ def score(task: Task, rows: TaskRows, predictions: list[Prediction]) -> dict[str
 def evaluate(
     model: MultitaskModel, tasks: Mapping[str, Task], rows: Mapping[str, TaskRows], hardware: Hardware
 ) -> Scores:
-    """Scores of every task that has rows."""
-    found = {name: score(tasks[name], part, predict(model, name, part, hardware)) for name, part in rows.items()}
+    """Scores of every task that has rows. Tasks whose rows are the same tokens share one encoder pass."""
+    predictions: dict[str, list[Prediction]] = {}
+    for alike in same_tokens(rows):
+        predictions |= predict_together(model, alike, hardware)
+    found = {name: score(tasks[name], part, predictions[name]) for name, part in rows.items()}
     return Scores(found, {name: tasks[name].primary for name in found})

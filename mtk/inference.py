@@ -18,7 +18,7 @@ from mtk.config import RunConfig, TrainConfig
 from mtk.data import MicroBatch, TaskRows, evaluation_batches, fuse, tokenise
 from mtk.device import Hardware, choose
 from mtk.errors import CheckpointError, ConfigError, DataError, PluginError, did_you_mean
-from mtk.evaluation import Scores, predict, predict_together, score
+from mtk.evaluation import Scores, evaluate, predict, predict_together, score
 from mtk.interfaces import Encoder, Example, Head, Prediction, Source, Task, TaskContext
 from mtk.model import MultitaskModel
 from mtk.rows import Row, can_read, examples_of, found_in, numbered, to_example, wanted_by
@@ -106,8 +106,7 @@ class TrainedModel:
                 f"{data}: expected a folder of data files, found {found}; a single file serves a single task: name it "
                 f"(the run has {', '.join(names)})"
             )
-        read = {name: self.examples(name, split, data).examples for name in names}  # all, before the slow part
-        return Scores({n: self.score(n, rows) for n, rows in read.items()}, {n: self.tasks[n].primary for n in names})
+        return self.scores({name: self.examples(name, split, data).examples for name in names})
 
     def examples(self, task: str, split: str = "dev", data: str | Path | None = None) -> SplitRows:
         """The rows to score: of the run's data, another folder or one file. Raises DataError where none has a label."""
@@ -115,7 +114,8 @@ class TrainedModel:
         if place is None or place.is_dir():
             reader = self.at(task, place)
             rows, source = examples_of(reader, split), reader.source
-            if place is not None and not any(file.resolve().parent == place.resolve() for file in source.files.values()):
+            files = [file.resolve() for file in source.files.values()]
+            if place is not None and files and not any(file.is_relative_to(place.resolve()) for file in files):
                 raise DataError(
                     f"{place}: no file of task '{task}', whose rows are in {source.origin}; give one of its"
                 )
@@ -141,6 +141,14 @@ class TrainedModel:
         labelled = [row for row in examples if row.label is not None]
         rows = self._tokenise(task, labelled)
         return score(self._task(task), rows, predict(self.model, task, rows, self.hardware) if labelled else [])
+
+    def scores(self, examples: Mapping[str, Sequence[Example]]) -> Scores:
+        """The tasks' scores over those of their rows that have labels, in one encoder pass for tasks of one set of
+        texts. Raises DataError where a task's rows have none."""
+        labelled = {_texts(row) for some in examples.values() for row in some if row.label is not None}
+        kept = {name: [row for row in some if _texts(row) in labelled] for name, some in examples.items()}
+        rows = {name: self._tokenise(name, some) for name, some in kept.items()}
+        return evaluate(self.model, {name: self._task(name) for name in rows}, rows, self.hardware)
 
     @property
     def trained(self) -> list[str]:
@@ -304,6 +312,10 @@ def _check_labels(best: Path, description: Mapping[str, Any], tasks: Mapping[str
                 f"{best}: task '{name}' was trained on the labels {', '.join(trained)}, but the installed plugin has "
                 f"{', '.join(now)}; use the plugin version that trained it"
             )
+
+
+def _texts(row: Example) -> tuple[str, str, str | None]:
+    return row.id, row.text, row.pair
 
 
 def to_json(prediction: Prediction) -> dict[str, Any]:

@@ -452,6 +452,12 @@ def test_one_file_with_several_tasks_and_the_runs_settings(here: Path, capsys: p
     assert set(model.tasks) == {"emotion", "length"} and model.config.train.epochs == 1
     same = [[(row.id, row.text) for row in model.tasks[name].examples("dev")] for name in model.tasks]
     assert same[0] == same[1]
+    passes: list[int] = []
+    model.model.encoder.register_forward_hook(lambda *_: passes.append(1))
+    together = model.evaluate().tasks
+    count = len(passes)
+    assert together == {name: model.evaluate(tasks=[name]).tasks[name] for name in model.tasks}
+    assert count >= 1 and len(passes) == 3 * count
     capsys.readouterr()
     assert command(["train", "--task", "project.toml", *options(out="no")]) == 2
     assert "expected one task, found a run's configuration; use it with --config" in capsys.readouterr().err

@@ -65,7 +65,6 @@ def evaluate(
 def _scores(model: TrainedModel, names: list[str], split: str, data: Path | None) -> dict[str, Any]:
     """What `--json` prints. Raises MTKError before anything is computed where a task has nothing to score."""
     from mtk.errors import DataError
-    from mtk.evaluation import Scores
 
     if data is not None and not data.is_dir():
         if not data.exists():
@@ -77,10 +76,7 @@ def _scores(model: TrainedModel, names: list[str], split: str, data: Path | None
             )
         split = data.name
     read = {name: model.examples(name, split, data) for name in names}
-    scores = Scores(
-        {name: model.score(name, rows.examples) for name, rows in read.items()},
-        {name: model.tasks[name].primary for name in names},
-    )
+    scores = model.scores({name: rows.examples for name, rows in read.items()})
     tasks = {
         name: {
             "rows": len(rows.examples),
