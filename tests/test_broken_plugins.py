@@ -1,0 +1,391 @@
+"""A broken plugin of each kind, in each way: one line names it, and other work goes on."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from importlib.metadata import Distribution
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mtk
+import mtk.plugins
+from mtk import PluginError
+from mtk.cli.app import run
+from mtk.config import make_config
+from mtk.plugins import KINDS, Plugins
+from mtk.sweep import Cell, Sweep
+from tests.test_docs import SMALL_OPTIONS
+from tests.toys import ToyEncoder
+
+NAME = "bad"
+
+
+# ---------------------------------------------------------------------------------------------- broken, of each kind
+
+
+class Raises:
+    """Mixed into a class of a kind: whatever the core calls first fails."""
+
+    def fail(self, *arguments: Any, **named: Any) -> Any:
+        raise RuntimeError("out of\nluck")
+
+
+class BadTask(Raises, mtk.Task):
+    target = mtk.Classes(["no", "yes"])
+
+    @property
+    def source(self) -> mtk.Source:
+        return mtk.Source("nowhere")
+
+    def examples(self, split: str) -> Any:
+        return self.fail()
+
+
+class BadHead(Raises, mtk.Head):
+    forward = Raises.fail
+
+
+class BadEncoder(ToyEncoder):
+    def forward(self, batch: Any) -> Any:
+        raise RuntimeError("out of\nluck")
+
+
+class BadCombiner(Raises, mtk.GradientCombiner):
+    loss_weights = Raises.fail
+
+
+class BadScheduler(Raises, mtk.Scheduler):
+    factor = Raises.fail
+
+
+class BadMixer(Raises, mtk.Mixer):
+    rows = Raises.fail
+
+
+class BadAugmentation(Raises, mtk.Augmentation):
+    __call__ = Raises.fail
+
+
+class BadTuner(Raises, mtk.Tuner):
+    next = Raises.fail
+
+
+class BadExecutor(Raises, mtk.Executor):
+    open = threads = start = Raises.fail
+
+    def close(self) -> None: ...
+
+
+class BadExporter(Raises):
+    __call__ = Raises.fail
+
+
+class BadReport(Raises):
+    __call__ = Raises.fail
+
+
+def bad_recipe() -> Path:
+    raise RuntimeError("out of\nluck")
+
+
+BAD: dict[str, Any] = {
+    "task": BadTask,
+    "head": BadHead,
+    "encoder": BadEncoder,
+    "combiner": BadCombiner,
+    "scheduler": BadScheduler,
+    "mixer": BadMixer,
+    "augmentation": BadAugmentation,
+    "tuner": BadTuner,
+    "executor": BadExecutor,
+    "exporter": BadExporter,
+    "recipe": bad_recipe,
+    "report": BadReport,
+}
+
+
+def plugin(kind: str, build: Any = None, name: str = NAME, **attributes: Any) -> types.ModuleType:
+    """A plugin module that registers one thing of a kind."""
+    module = types.ModuleType("mtk_bad")
+
+    def hook(register: Callable[..., None]) -> None:
+        register(name, BAD[kind] if build is None else build, "a broken one")
+
+    hook.__name__ = f"register_{kind}s"
+    setattr(module, hook.__name__, mtk.hookimpl(hook))
+    for attribute, value in attributes.items():
+        setattr(module, attribute, value)
+    return module
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], Plugins]:
+    """Puts the built-in plugins and this one in place of whatever is installed here."""
+
+    def put(module: Any) -> Plugins:
+        found = Plugins()
+        found.add("bad", module, "mtk-bad", "0.3")
+        monkeypatch.setattr(mtk.plugins, "_default", found)
+        return found
+
+    return put
+
+
+# ---------------------------------------------------------------------------------------------- set aside
+
+
+def duplicate(kind: str) -> types.ModuleType:
+    return plugin(kind, name=next(iter(mtk.plugins.registered(kind))))
+
+
+def wrong_signature(kind: str) -> types.ModuleType:
+    module = types.ModuleType("mtk_bad")
+
+    def hook(registry: Any) -> None: ...
+
+    hook.__name__ = f"register_{kind}s"
+    setattr(module, hook.__name__, mtk.hookimpl(hook))
+    return module
+
+
+WAYS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "wrong signature": (wrong_signature, "a hook's one argument is 'register'"),
+    "duplicate name": (duplicate, "is already there, from plugin"),
+    "older version": (
+        lambda kind: plugin(kind, MTK_API=0),
+        "plugin 'bad' (mtk-bad 0.3) is built for version 0 of the plugin interface, but this mtk has version 1; "
+        "install a newer mtk-bad",
+    ),
+    "newer version": (lambda kind: plugin(kind, MTK_API=2), "install a newer multitask-toolkit"),
+    "no version": (lambda kind: plugin(kind, MTK_API="1"), "MTK_API: expected a whole number, found '1'"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_set_aside_and_all_others_are_there(kind: str, way: str, use: Callable[[Any], Plugins]) -> None:
+    make, text = WAYS[way]
+    others = set(mtk.plugins.registered(kind))
+    found = use(make(kind))
+    (broken,) = found.broken()
+    assert (broken.plugin, broken.distribution, broken.version) == ("bad", "mtk-bad", "0.3")
+    assert text in broken.reason and "'bad'" in broken.reason and "\n" not in broken.reason
+    assert set(found.registered(kind)) == others
+
+
+def test_this_version_is_no_other(use: Callable[[Any], Plugins]) -> None:
+    assert use(plugin("scheduler", MTK_API=1)).broken() == []
+
+
+class Fails:
+    """An entry point whose module cannot be imported."""
+
+    name = "bad"
+    dist = types.SimpleNamespace(name="mtk-bad", version="0.3")
+
+    def load(self) -> Any:
+        raise ImportError("no module\nnamed nose")
+
+
+def test_one_that_cannot_be_imported_stops_nobody(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = Distribution.from_name("multitask-toolkit").entry_points.select(group="mtk")
+    monkeypatch.setattr(mtk.plugins, "_default", Plugins([*points, Fails()]))
+    assert run(["plugins", "list"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.split()[:2] == ["broken", "bad"] and last.split()[-2:] == ["mtk-bad", "0.3"]
+    assert run(["recipes"]) == 0
+    reason = "plugin 'bad' cannot be loaded: ImportError: no module named nose"
+    assert capsys.readouterr().err == f"warning: plugin 'bad' is broken and left out: {reason}\n"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_cannot_be_imported_when_it_is_built(kind: str, use: Callable[[Any], Plugins]) -> None:
+    found = use(plugin(kind, "mtk_nobody:Thing"))
+    assert found.broken() == []
+    with pytest.raises(PluginError, match=f"plugin 'bad', hook 'register_{kind}s', name 'bad', argument 'build'"):
+        found.build(kind, NAME)
+
+
+# ---------------------------------------------------------------------------------------------- fails when it is used
+
+TRAIN = ["train", "--task", "sst", "--task", "sts", "--sample", "--max-steps", "1"]
+SEARCH = ["tune", "--task", "sst", "--sample", "--space", "optim.lr=choice(0.1, 0.2)", "--trials", "1"]
+USES: dict[str, list[str]] = {
+    "task": [*TRAIN, "--task", "bad"],
+    "head": [*TRAIN, "--head", "sst=bad"],
+    "encoder": [*TRAIN, "--encoder", "bad"],
+    "combiner": [*TRAIN, "--combiner", "bad"],
+    "scheduler": [*TRAIN, "--scheduler", "bad"],
+    "mixer": [*TRAIN, "--mixer", "bad"],
+    "augmentation": [*TRAIN, "--augment", "bad"],
+    "tuner": [*SEARCH, "--tuner", "bad"],
+    "executor": [*SEARCH, "--executor", "bad"],
+    "recipe": ["train", "--recipe", "bad", "--sample"],
+}
+
+
+def used(kind: str, tmp_path: Path) -> list[str]:
+    small = list(SMALL_OPTIONS)
+    if kind == "encoder":
+        del small[small.index("--encoder") : small.index("--encoder") + 2]
+    return [*USES[kind], *small, "--out", str(tmp_path / "out")]
+
+
+@pytest.mark.parametrize("kind", USES)
+def test_one_that_raises_is_named_in_one_line(
+    kind: str, use: Callable[[Any], Plugins], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(plugin(kind))
+    assert run(used(kind, tmp_path)) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert f"plugin 'bad' (mtk-bad 0.3) failed: RuntimeError: out of luck (tests/{Path(__file__).name}:" in line
+    assert kind == "recipe" or f"error: {kind} 'bad' of " in line
+    assert line.endswith("mtk --traceback shows the whole of it")
+    with pytest.raises(RuntimeError, match="luck"):
+        run(["--traceback", *used(kind, tmp_path / "again")])
+
+
+class Short(BadTask):
+    def examples(self, split: str) -> Any:
+        return [("a", "b")]
+
+
+class Vector(BadHead):
+    def __init__(self, hidden_size: int, target: Any) -> None:
+        super().__init__(hidden_size, target)
+        self.out = torch.nn.Linear(hidden_size, target.size)
+
+    def forward(self, *features: Any) -> Any:
+        return self.out(features[0].pooled)
+
+    def loss(self, outputs: Any, targets: Any) -> Any:
+        return outputs.sum(0)
+
+
+class Few(Vector):
+    def loss(self, outputs: Any, targets: Any) -> Any:
+        return self.target.loss(outputs, targets)
+
+    def predict(self, outputs: Any, targets: Any) -> Any:
+        return []
+
+
+class Narrow(BadEncoder):
+    def forward(self, batch: Any) -> Any:
+        found = ToyEncoder.forward(self, batch)
+        return mtk.Features(found.pooled[:, :3], found.tokens, found.mask)
+
+
+class Matrix(BadCombiner):
+    def loss_weights(self, losses: Any, info: Any) -> Any:
+        return losses.repeat(2, 1)
+
+
+class Nowhere(BadCombiner):
+    needs = "gradients"
+
+    def combine(self, chunk: Any, info: Any) -> Any:
+        return None
+
+
+class Silent(BadScheduler):
+    def factor(self, progress: Any) -> Any:
+        return None
+
+
+class Halves(BadMixer):
+    def rows(self, sizes: Any, epoch: int, epochs: int, generator: Any) -> Any:
+        return {name: size / 2 for name, size in sizes.items()}
+
+
+class Texts(BadAugmentation):
+    def __call__(self, task: Any, rows: Any, generator: Any) -> Any:
+        return [row.text for row in rows]
+
+
+class Elsewhere(BadTuner):
+    def next(self, state: Any) -> Any:
+        return mtk.Job(1, trial=7)
+
+
+def folder_of_nothing() -> Any:
+    return "recipe.toml"
+
+
+ANSWERS: list[tuple[str, Any, str]] = [
+    ("task", Short, "the train rows of task 'bad': expected Examples, found a tuple as row 1"),
+    ("head", Vector, "loss of task 'sst': expected a tensor with one number, found [5]"),
+    ("head", Few, "predict of task 'sst': expected 48 predictions, found 0"),
+    ("encoder", Narrow, "forward: expected Features with pooled of shape"),
+    ("combiner", Matrix, "expected weights of shape (2,), found (2, 2)"),
+    ("combiner", Nowhere, ".combine: expected a chunk of shape"),
+    ("scheduler", Silent, "factor after 0 of 2 steps: expected a number from 0 up, found None"),
+    ("mixer", Halves, "rows: expected a whole number of rows for each task, found {'sst': 8.0, 'sts': 8.0}"),
+    ("augmentation", Texts, "rows of task 'sst': expected Examples, found a str as row 1"),
+    ("tuner", Elsewhere, "tuner 'bad': expected a job"),
+    ("recipe", folder_of_nothing, "gave 'recipe.toml', which is no Path"),
+]
+
+
+@pytest.mark.parametrize(("kind", "build", "text"), ANSWERS, ids=[f"{k}-{b.__name__}" for k, b, _ in ANSWERS])
+def test_one_that_gives_something_wrong_is_named_in_one_line(
+    kind: str, build: Any, text: str, use: Callable[[Any], Plugins], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(plugin(kind, build))
+    assert run(used(kind, tmp_path)) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert text in line and "bad'" in line
+
+
+# ---------------------------------------------------------------------------------------------- and other work goes on
+
+
+def test_a_sweep_goes_on_after_a_broken_cell_and_broken_reports(
+    use: Callable[[Any], Plugins], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @mtk.hookimpl
+    def register_reports(register: mtk.Register) -> None:
+        register("bad", BadReport, "raises")
+        register("odd", lambda: lambda table, folder: "here", "gives no path")
+
+    found = use(plugin("head", register_reports=register_reports))
+    found._registered["report"] = {name: found._registered["report"][name] for name in ("bad", "odd", "csv")}
+    base: dict[str, Any] = {
+        "encoder": "tiny",
+        "data": {"sample": "always", "max_train_rows": 16},
+        "train": {"epochs": 1, "max_steps": 1, "device": "cpu", "precision": "fp32", "threads": 1},
+    }
+    cells = [Cell(head, make_config({**base, "tasks": {"sst": {"head": head}}})) for head in ("bad", "linear")]
+    sweep = Sweep(tmp_path / "out", cells, [1])
+    assert sweep.conduct(title="both", command="again") == 2
+    assert list(sweep.failures) == [("bad", 1)] and "head 'bad' of plugin 'bad'" in sweep.failures["bad", 1]
+    assert len(sweep.results(cells[1])) == 1 and (tmp_path / "out" / "table.csv").is_file()
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "bad: not written: report 'bad' of plugin 'bad' (mtk-bad 0.3) failed: RuntimeError" in shown
+    assert "odd: not written: " in shown and "expected the path of the file that it wrote, found 'here'" in shown
+
+
+def test_a_broken_task_of_a_run_is_left_out(use: Callable[[Any], Plugins], tmp_path: Path) -> None:
+    class Sound(BadTask):
+        def examples(self, split: str) -> Any:
+            return [mtk.Example(str(i), "a text", None, i % 2) for i in range(4)]
+
+    use(plugin("task", Sound))
+    assert (
+        run(["train", "--task", "sst", "--task", "bad", "--sample", *SMALL_OPTIONS, "--out", str(tmp_path / "r")]) == 0
+    )
+
+    class Broken(BadTask):
+        def __init__(self, context: mtk.TaskContext) -> None:
+            self.fail()
+
+    use(plugin("task", Broken))
+    with pytest.warns(UserWarning, match="task 'bad' is left out: .* failed: RuntimeError: out of luck"):
+        model = mtk.load(tmp_path / "r", device="cpu", threads=1)
+    assert list(model.tasks) == ["sst"] and len(model.predict("sst", ["a film"])) == 1
