@@ -126,7 +126,7 @@ def interrupted(show: Callable[..., None]) -> Callable[..., None]:
     return show_and_interrupt
 
 
-@pytest.mark.parametrize("page", ["README.md", "first-run", "reproduce-a-paper", "tune", "scale-out"])
+@pytest.mark.parametrize("page", ["README.md", "first-run", "reproduce-a-paper", "tune", "scale-out", "your-own-data"])
 def test_page_runs(page: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, Any] = {"__name__": "page"}
     file = ROOT / page if page.endswith(".md") else DOCS / "tutorials" / f"{page}.md"
