@@ -10,59 +10,44 @@ DIR/best.toml, ...     what it found (mtk.findings)
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import shlex
-import shutil
 import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from mtk import __version__, plugins
-from mtk.assembly import build_encoder, build_tasks, check_dev, check_select_on, complete
+from mtk.assembly import build_tasks, check_dev, check_select_on, complete
 from mtk.changes import changeable
-from mtk.checkpoint import load_encoder, read_json
 from mtk.config import Choice, RunConfig, make_config, read_toml
-from mtk.display import duration
 from mtk.errors import CheckpointError, ConfigError, MTKError, PluginError
 from mtk.findings import change, keep_best, take_over, tidy, write_best, write_trials
 from mtk.interfaces import Executor, Job, SearchState, TrialRecord, Tuner, Worker
 from mtk.ledger import OVER, Ledger
 from mtk.run import RunFolder, write_atomically
-from mtk.searchrecord import Dimension, SearchRecord, lineage
-from mtk.space import Space, apply
+from mtk.searchfolder import (
+    FORMAT,
+    Plan,
+    acquire,
+    check_room,
+    go_on,
+    is_unmade,
+    plan_of,
+    read_facts,
+    reading,
+    record_of,
+    release,
+)
+from mtk.searchrecord import SearchRecord, lineage
+from mtk.space import apply
 
-FORMAT = 2
 _ENOUGH = 3  # trials that fail before one has ended an epoch: then the fault is no single trial's
 _LOOK = 0.2  # seconds in which every worker is listened to once
-_UNMADE = {".lock", "config.toml", ".config.toml.new", ".tune.json.new"}  # what a start leaves that was cut off
 _CHOSEN = ("device", "precision", "threads")  # what one probe chooses for all trials
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is searched and how far. config: what every trial starts from; its epochs are those of a whole trial.
-
-    tuner: NAME or NAME:OPTIONS. trials: that may begin. max_epochs, max_hours: of the whole search, looked at after
-    each epoch; None for no limit. final_seeds, final_epochs: of the runs that compare the best with the untuned
-    settings afterwards. slots: trials side by side. executor: where they are trained, NAME or NAME:OPTIONS.
-    """
-
-    config: RunConfig
-    space: Space
-    tuner: str
-    trials: int
-    max_epochs: int | None = None
-    max_hours: float | None = None
-    final_seeds: int = 0
-    final_epochs: int | None = None
-    slots: int = 1
-    executor: str = "local"
 
 
 @dataclass(frozen=True)
@@ -131,7 +116,7 @@ class Search:
         Raises MTKError: for a folder in use, a grid that is too large, data, a score or an encoder that is not there, a
         disk without room for a trial.
         """
-        if not _is_unmade(folder):
+        if not is_unmade(folder):
             if (folder / "tune.json").exists():
                 raise ConfigError(
                     f"--out {folder}: a search is there; choose another, or go on with that one: {go_on(folder)}"
@@ -155,7 +140,7 @@ class Search:
             )
         search.plan = replace(plan, config=plan.config.model_copy(update=found))
         if isinstance(first, Job):
-            search._check_room(search.config_of(first.parameters or {}))
+            search.room = check_room(search.config_of(first.parameters or {}), folder, plan.trials)
         return search
 
     @classmethod
@@ -204,15 +189,15 @@ class Search:
 
         Raises ConfigError and CheckpointError.
         """
-        _read_facts(folder)
+        read_facts(folder)
         config = make_config(read_toml(folder / "config.toml"), str(folder / "config.toml"))
         lock = FileLock(folder / ".lock")
-        _acquire(lock, folder)
+        acquire(lock, folder)
         search = None
         try:
-            facts = _read_facts(folder)
-            with _reading(folder):
-                plan = _plan(config, facts)
+            facts = read_facts(folder)
+            with reading(folder):
+                plan = plan_of(config, facts)
                 plan = replace(plan, slots=slots or plan.slots, executor=executor or plan.executor)
                 search = cls(folder, plan, facts)
                 search.ended = facts["ended"] if facts.get("status") == "finished" else None
@@ -229,7 +214,7 @@ class Search:
         except BaseException:
             if search is not None:
                 search.executor.close()
-            _release(lock)
+            release(lock)
             raise
         return search
 
@@ -239,35 +224,15 @@ class Search:
             worker.end()
         self._slots, self._idle = [], []
         self.executor.close()
-        _release(self._lock)
+        release(self._lock)
 
     def _hold(self) -> None:
         if not self._lock.is_locked:
-            _acquire(self._lock, self.folder)
+            acquire(self._lock, self.folder)
 
     def _write_facts(self, **facts: Any) -> None:
         self._facts |= facts
         write_atomically(self.folder / "tune.json", json.dumps(self._facts, indent=2) + "\n")
-
-    def _check_room(self, config: RunConfig) -> None:
-        """Raises ConfigError where the disk has no room for even one trial; `room` says where it lacks it for all."""
-        if config.init is not None:
-            encoder = load_encoder(RunFolder.open(Path(config.init)).best)
-        else:
-            encoder = build_encoder(config)
-        trial = 4 * 4 * sum(p.numel() for p in encoder.parameters())  # bytes: weights, two moments, the best weights
-        place = next(place for place in (self.folder.absolute(), *self.folder.absolute().parents) if place.exists())
-        free = shutil.disk_usage(place).free
-        if free < 2 * trial:  # a save lies beside the one that it replaces
-            raise ConfigError(
-                f"--out {self.folder}: {_size(free)} are free there, but a trial of this encoder takes about "
-                f"{_size(2 * trial)} while it is saved; make room, or choose another folder or a smaller encoder"
-            )
-        if free < trial * (self.plan.trials + 1):
-            self.room = (
-                f"{_size(free)} are free on the disk; {self.plan.trials} trials that all wait to be trained further "
-                f"would take about {_size(trial * self.plan.trials)}"
-            )
 
     # ------------------------------------------------------------------------------------------ the record
 
@@ -521,7 +486,7 @@ class Search:
 
     def record(self) -> SearchRecord:
         """The search so far, for reports."""
-        return _record(self.plan, self.ledger, self._facts)
+        return record_of(self.plan, self.ledger, self._facts)
 
     def _keep_best(self) -> None:
         """best/: the best trial's run folder; where its trial took over other weights since, it is there already."""
@@ -541,101 +506,8 @@ def _built(kind: str, spec: str) -> Any:
     return plugins.build(kind, name, **options)
 
 
-def read_record(folder: Path) -> SearchRecord:
-    """The search in a folder, which may be going on. Raises ConfigError and CheckpointError."""
-    facts = _read_facts(folder)
-    ledger = Ledger(folder, go_on(folder))
-    ledger.replay(mend=False)
-    with _reading(folder):
-        return _record(_plan(make_config(read_toml(folder / "config.toml")), facts), ledger, facts)
-
-
-def _record(plan: Plan, ledger: Ledger, facts: Mapping[str, Any]) -> SearchRecord:
-    train = plan.config.train
-    ended = facts.get("ended") or facts.get("status")
-    caption = [
-        f"{len(ledger.trials)} trials, {ledger.epochs} epochs in {duration(ledger.seconds)}; {ended}.",
-        f"mtk {facts.get('mtk')}: {facts.get('command')}",
-    ]
-    space = {key: Dimension.of(domain) for key, domain in plan.space.items()}
-    return SearchRecord(
-        f"Search: {plan.tuner}", plan.tuner, train.select_on, train.seed, space, tuple(ledger.trials), ledger.best,
-        train.epochs, tuple(ledger.log), caption,
-    )  # fmt: skip
-
-
-def _plan(config: RunConfig, facts: Mapping[str, Any]) -> Plan:
-    """The plan that tune.json tells of."""
-    return Plan(
-        config,
-        Space.parse(facts["space"]),
-        facts["tuner"],
-        facts["trials"],
-        facts["max_epochs"],
-        facts["max_hours"],
-        facts["final_seeds"],
-        facts["final_epochs"],
-        facts["slots"],
-        facts["executor"],
-    )
-
-
-@contextlib.contextmanager
-def _reading(folder: Path) -> Iterator[None]:
-    """What tune.json lacks is its fault. Raises CheckpointError."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{folder / 'tune.json'}: damaged, not what a search writes ({error!r})") from error
-
-
-def go_on(folder: Path) -> str:
-    """What to type to go on with a search."""
-    return shlex.join(["mtk", "tune", "--resume", str(folder)])
-
-
-def _is_unmade(folder: Path) -> bool:
-    """Whether a search was cut off there before it was one."""
-    try:
-        return folder.is_dir() and {file.name for file in folder.iterdir()} <= _UNMADE
-    except OSError:
-        return False
-
-
-def _read_facts(folder: Path) -> dict[str, Any]:
-    """tune.json. Raises CheckpointError."""
-    facts = read_json(folder / "tune.json", f"{folder}: not the folder of a search")
-    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        found = facts if isinstance(facts, dict) else {}
-        raise CheckpointError(
-            f"{folder / 'tune.json'}: a search of format {found.get('format')} (mtk {found.get('mtk', '?')}), but this "
-            f"mtk {__version__} reads format {FORMAT}; use the mtk that wrote it"
-        )
-    return facts
-
-
-def _acquire(lock: FileLock, folder: Path) -> None:
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ConfigError(f"{folder}: another process is searching in this folder") from None
-    except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written ({error.strerror})") from error
-
-
-def _release(lock: FileLock) -> None:
-    if lock.is_locked:
-        with contextlib.suppress(OSError):
-            Path(lock.lock_file).unlink(missing_ok=True)  # while it is held: nobody can take it for his own
-        lock.release()
-
-
 def _death(code: int) -> str:
     """Why a worker is gone, from its exit code."""
     if code == -9:
         return "its process was killed (signal 9): out of memory? a smaller batch or model needs less"
     return f"its process died ({f'signal {-code}' if code < 0 else f'exit code {code}'}); worker.log has what it said"
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -19,7 +19,8 @@ from mtk.findings import scheduled
 from mtk.interfaces import TrialRecord
 from mtk.notices import is_broken_pipe, silence
 from mtk.reports import write_reports
-from mtk.search import Search, TrialEvent, go_on
+from mtk.search import Search, TrialEvent
+from mtk.searchfolder import go_on
 from mtk.sweep import Cell, Sweep
 
 INTERRUPTED = "interrupted: saving the running trial ... (once more ends at once, unsaved)"

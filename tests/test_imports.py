@@ -34,7 +34,7 @@ LAYERS = (
     ("api",),
     ("reports",),
     ("sweep",),
-    ("matrix", "worker", "ledger", "findings", "search"),
+    ("matrix", "worker", "ledger", "findings", "searchfolder", "search"),
     ("searchview",),
     ("scaffold",),
     ("testing",),  # for plugin authors: no other room imports it

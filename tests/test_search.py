@@ -7,6 +7,7 @@ import json
 import math
 import os
 import queue
+import shutil
 import signal
 import threading
 from collections import namedtuple
@@ -22,13 +23,15 @@ import mtk
 import mtk.device
 import mtk.plugins
 import mtk.search
+import mtk.searchfolder
 import mtk.searchview
 import mtk.session
 import mtk.worker
 from mtk import session
 from mtk.errors import CheckpointError, ConfigError, DataError, MTKError, PluginError
 from mtk.interfaces import Job, Tuner
-from mtk.search import Plan, Search
+from mtk.search import Search
+from mtk.searchfolder import Plan
 from mtk.searchview import conduct
 from mtk.space import Space
 from mtk.training import EpochDone, StepDone
@@ -493,11 +496,11 @@ def test_a_dead_worker_is_one_trials_failure(tmp_path, monkeypatch):
 
 def test_a_disk_without_room_is_seen_before(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(mtk.search.shutil, "disk_usage", lambda place: usage(0, 0, 1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(0, 0, 1000))
     with pytest.raises(ConfigError, match="0 MB are free there, but a trial of this encoder takes about"):
         Search.create(tmp_path / "s", plan(), "mtk tune")
     assert not (tmp_path / "s").exists()
-    monkeypatch.setattr(mtk.search.shutil, "disk_usage", lambda place: usage(0, 0, 200_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(0, 0, 200_000))
     assert "trials that all wait" in Search.planned(tmp_path / "s", plan(trials=1000)).room
 
 
@@ -537,7 +540,7 @@ def test_a_full_disk_when_the_search_writes(tmp_path, monkeypatch, name):
         patch.setattr(Path, "write_text", lambda file, *a, **m: full(file, write, *a, **m))
         patch.setattr(Path, "open", lambda file, *a, **m: full(file, opened, *a, **m))
         if name == "best":
-            patch.setattr(mtk.search.shutil, "copytree", no_copy)
+            patch.setattr(shutil, "copytree", no_copy)
         with pytest.raises(CheckpointError, match=r"no space left on the device|No space left") as error:
             run(search)
     assert str(error.value).count("mtk tune --resume") == 1
@@ -819,7 +822,7 @@ def copied(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def test_a_population_takes_over_weights(population):
-    search = mtk.search.read_record(population)
+    search = mtk.searchfolder.read_record(population)
     forks = copied(events(population))
     assert len(forks) == 4 and all(len(trial.scores) == 3 for trial in search.trials)  # two of four, after two epochs
     for fork in forks:
@@ -831,7 +834,7 @@ def test_a_population_takes_over_weights(population):
 
 def test_each_trial_is_a_run_that_its_own_configuration_makes_again(population, tmp_path):
     """A fork is the run that had the source's settings first and its own after."""
-    trials = mtk.search.read_record(population).trials
+    trials = mtk.searchfolder.read_record(population).trials
     forked = [trial for trial in trials if len(trial.stages) > 1]
     assert len(forked) >= 2
     for trial in forked[:2]:
@@ -845,7 +848,7 @@ def test_each_trial_is_a_run_that_its_own_configuration_makes_again(population, 
 
 
 def test_the_best_schedule_makes_the_best_score_again(population, tmp_path):
-    best = mtk.search.read_record(population).best
+    best = mtk.searchfolder.read_record(population).best
     assert best is not None
     name = "best_schedule.toml" if len(best.stages) > 1 else "best.toml"
     assert (population / "best_schedule.toml").exists() == (len(best.stages) > 1)

@@ -92,7 +92,8 @@ def tune(
         return 0
     from mtk.display import make_console
     from mtk.errors import ConfigError
-    from mtk.search import Plan, Search
+    from mtk.search import Search
+    from mtk.searchfolder import Plan
     from mtk.searchview import conduct, show_plan
     from mtk.settings import configure
     from mtk.space import Space
@@ -140,7 +141,7 @@ def report(
     """Write the reports of a search again: tables, and a page with plots of scores, parameters and lineage."""
     from mtk.display import make_console
     from mtk.reports import write_reports
-    from mtk.search import read_record
+    from mtk.searchfolder import read_record
 
     write_reports(read_record(folder), folder, make_console())
     return 0
