@@ -1,13 +1,16 @@
-"""`mtk plugins list` and `show`, in process, on a toy set of plugins."""
+"""`mtk plugins list`, `show` and `new`, and `--no-plugins`, in process."""
 
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 import mtk.plugins
+from mtk.cli.app import run as main_run
 from mtk.cli.plugins import app
 from mtk.errors import PluginError
 from tests.test_plugins import Point, Weighted, plugin
@@ -79,3 +82,45 @@ def test_show() -> None:
 def test_show_unknown() -> None:
     with pytest.raises(PluginError, match=r"unknown plugin 'wieghted'; did you mean 'weighted'.*'bad' is broken"):
         CliRunner().invoke(app, ["show", "wieghted"], catch_exceptions=False)
+
+
+# ---------------------------------------------------------------------------------------------- before a command
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is installed, asked for anew; the environment is put back afterwards."""
+    monkeypatch.setenv("MTK_DISABLE_PLUGINS", "")
+    monkeypatch.setattr(mtk.plugins, "_default", None)
+
+
+def test_no_plugins_leaves_them_out(installed: None, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--no-plugins", "heads", "--no-plugins=schedulers"]
+    assert main_run([*options, "plugins", "list"]) == 0
+    rows = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert ["disabled", "heads"] in rows and ["disabled", "schedulers"] in rows
+    assert ["task", "sst"] in rows and not [row for row in rows if row[0] in ("head", "scheduler", "broken")]
+    assert os.environ["MTK_DISABLE_PLUGINS"] == "heads,schedulers"  # of the processes that a search starts, too
+    assert main_run(["plugins", "show", "mlp"]) == 2
+
+
+def test_an_option_of_a_plugin_that_is_left_out_says_so(
+    installed: None, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    command = ["train", "--task", "sst", "--sample", "--combiner", "pcgrad", "--out", str(tmp_path / "out")]
+    assert main_run(["--no-plugins", "combiners", *command]) == 2
+    assert "unknown combiner 'pcgrad'; known: none; disabled: combiners" in capsys.readouterr().err
+
+
+def test_a_misspelt_one_is_told(installed: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main_run(["--no-plugins", "haeds", "recipes"]) == 0
+    told = capsys.readouterr().err
+    assert "plugin 'haeds' is broken and left out" in told and "did you mean 'heads'?" in told
+    assert main_run(["--no-plugins"]) == 2
+
+
+def test_new(tmp_path: Path) -> None:
+    lines = run("new", "mtk-mine", "--kind", "combiner", "--out", str(tmp_path / "mine")).splitlines()
+    assert str(tmp_path / "mine" / "mtk_mine" / "combiner.py") in lines and "pip install -e" in lines[-1]
+    with pytest.raises(PluginError, match="did you mean 'combiner'"):
+        CliRunner().invoke(app, ["new", "mtk-mine", "--kind", "combinr"], catch_exceptions=False)
