@@ -149,7 +149,7 @@ EVERYTHING = {
     "init": "runs/a",
     "changes": [
         {"after": 1, "settings": {"optim": {"lr": 0.1 + 0.2}, "combiner": "pcgrad", "mixer": {"rows": None}}},
-        {"after": 1, "settings": {"tasks": {"sst": {"weight": 2, "head": {"dropout": 0.3}}}, "encoder": {"dropout": 0}}},
+        {"after": 1, "settings": {"tasks": {"sst": {"weight": 2, "head": {"dropout": 0.3}}}, "encoder": {"dropout": 0}}}
     ],
 }  # fmt: skip
 
