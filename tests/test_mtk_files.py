@@ -16,6 +16,7 @@ from mtk import Classes, ConfigError, DataError, MTKError, Number, Ordinal, Rang
 from mtk.cli.app import run as command
 from mtk.run import RunFolder
 from mtk.testing import check_task
+from mtk_files.conll import tags_of
 from mtk_files.labels import WeightedClasses
 
 SMALL: dict[str, Any] = dict(encoder="tiny", epochs=1, threads=1, precision="fp32", device="cpu", quiet=True)
@@ -237,6 +238,10 @@ def test_numbers_are_classes_by_name_not_by_index(tmp_path: Path) -> None:
     assert Counter(row.label for row in all_rows(found)) == {0: 10, 1: 5, 2: 5}
     with pytest.raises(DataError, match=r"a.csv:2: column 'label': expected one of 2, 3, found '10'"):
         task("classes", data=tmp_path / "a.csv", labels=["2", "3"]).examples("train")
+    with pytest.raises(DataError, match=r"b.csv:2: column 'label': expected one of 2, 3, found '0'"):
+        task("classes", data=write(tmp_path / "b.csv", csv_of("0123" * 5)), labels=["2", "3"]).examples("train")
+    named = task("classes", data=write(tmp_path / "c.csv", csv_of("01" * 10)), labels=["no", "yes"])
+    assert Counter(row.label for row in all_rows(named)) == {0: 10, 1: 10}, "an index serves where no name is a number"
 
 
 def test_spellings_that_differ_in_case_count_as_the_same(tmp_path: Path) -> None:
@@ -286,6 +291,7 @@ def test_tags_in_spans(tmp_path: Path) -> None:
     found = task("tags", data=write(tmp_path / "a.jsonl", "\n".join(lines)))
     (tags,) = {tuple(found.target.names[tag] for tag in row.label) for row in all_rows(found)}
     assert tags == ("B-PER", "O", "B-LOC", "I-LOC", "O")
+    assert tags_of("Ann saw it", [{"start": 3, "end": 8, "type": "X"}]) == ["O", "B-X", "O"], "blanks belong to no word"
     lines[3] = json.dumps({"text": "Ann", "label": [{"start": 2, "end": 9, "label": "PER"}]})
     with pytest.raises(DataError, match=r"a.jsonl:4: expected spans of characters from 0 to 3, found PER from 2 to 9"):
         task("tags", data=write(tmp_path / "a.jsonl", "\n".join(lines)), labels=["O", "B-PER", "I-PER"]).examples("dev")
@@ -438,7 +444,9 @@ epochs = 1
 """
 
 
-def test_one_file_with_several_tasks_and_the_runs_settings(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_file_with_several_tasks_and_the_runs_settings(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (here / "data").mkdir()
     lines = [f'"{text}",{label},{len(text)}' for text, label in rows()]
     write(here / "data" / "tweets.csv", "tweet,emotion,length\n" + "\n".join(lines))
@@ -447,7 +455,9 @@ def test_one_file_with_several_tasks_and_the_runs_settings(here: Path, capsys: p
     assert "no leaks between splits" in capsys.readouterr().out
     elsewhere = here / "elsewhere"
     elsewhere.mkdir()
-    assert command(["train", "--config", "project.toml", *options(out="run")]) == 0
+    monkeypatch.chdir(elsewhere)
+    assert command(["train", "--config", "../project.toml", *options(out="../run")]) == 0
+    monkeypatch.chdir(here)
     model = mtk.load("run")
     assert set(model.tasks) == {"emotion", "length"} and model.config.train.epochs == 1
     same = [[(row.id, row.text) for row in model.tasks[name].examples("dev")] for name in model.tasks]
