@@ -332,6 +332,16 @@ def test_words_are_those_between_white_space_whatever_the_tokenizer_makes_of_the
     assert whole_words(tokenizer, ["no marks at all"], plain) == [list(plain[0].words)]
 
 
+def test_the_rows_of_a_run_have_a_tag_for_each_of_these_words() -> None:
+    """Punctuation is a token of its own to the encoder, and no word of its own to the target."""
+    rows = [Example("x", "Don't (go) , now!", None, (0, 1, 2, 0)), Example("y", "so, no", None, (2, 1))]
+    tokens = tokenise(tiny_bert(hidden_size=8, layers=1), Tagger(8, NOUNS), False, rows, 32)
+    assert [[mark for mark in label if mark] for label in tokens.labels] == [
+        [(0, 0), (1, 1), (2, 2), (0, 3)],
+        [(2, 0), (1, 1)],
+    ]
+
+
 def test_words_of_a_byte_level_tokenizer() -> None:
     """As GPT-2's: a space belongs to the word behind it, and a run of spaces is a word of its own, which is refused."""
     letters = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
