@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from mtk.checkpoint import replace_folder
-from mtk.config import RunConfig, make_config
+from mtk.config import CHOICES, Choice, RunConfig, make_config, spell_out
 from mtk.interfaces import Stage, TrialRecord
+from mtk.registration import KINDS
 from mtk.run import RunFolder, write_atomically
 from mtk.space import apply
 
@@ -63,8 +64,13 @@ def scheduled(stages: Sequence[Stage], config_of: ConfigOf, epochs: int | None =
 
 def change(old: Stage, new: Stage) -> dict[str, Any] | None:
     """What a stage changes of the one before it, as an entry of `changes`; None for nothing."""
-    differing = {key: value for key, value in new.parameters.items() if old.parameters.get(key, _ABSENT) != value}
+    differing = {k: _spelt(k, v) for k, v in new.parameters.items() if old.parameters.get(k, _ABSENT) != v}
     return {"after": new.after, "settings": apply({}, differing)} if differing else None
+
+
+def _spelt(key: str, value: Any) -> Any:
+    """A plugin with all its options: laid on the same plugin, none of the old ones is to stay."""
+    return spell_out(key, Choice.model_validate(value)).model_dump() if key in KINDS and key in CHOICES else value
 
 
 _ABSENT = object()

@@ -86,6 +86,8 @@ class Search:
         self.tuner: Tuner = _built("tuner", plan.tuner)
         self.executor: Executor = _built("executor", plan.executor)
         plan.space.check(plan.config.to_dict())
+        if twice := [key for change in plan.config.changes for key, _ in change.leaves() if key in plan.space]:
+            raise ConfigError(f"space: {twice[0]} cannot be searched: the configuration changes it after some epochs")
         self.ended: str | None = None
         self.room = ""  # what is to be known of the disk
         self.place: list[str] = []  # where the trials are trained

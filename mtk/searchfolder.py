@@ -19,6 +19,7 @@ from mtk.config import RunConfig, make_config, read_toml
 from mtk.display import duration
 from mtk.errors import CheckpointError, ConfigError
 from mtk.ledger import Ledger
+from mtk.notices import SAMPLE
 from mtk.run import RunFolder
 from mtk.searchrecord import Dimension, SearchRecord
 from mtk.space import Space
@@ -79,10 +80,10 @@ def read_record(folder: Path) -> SearchRecord:
 
 def record_of(plan: Plan, ledger: Ledger, facts: Mapping[str, Any]) -> SearchRecord:
     train = plan.config.train
-    ended = facts.get("ended") or facts.get("status")
     caption = [
-        f"{len(ledger.trials)} trials, {ledger.epochs} epochs in {duration(ledger.seconds)}; {ended}.",
+        f"Ended after {duration(ledger.seconds)}: {facts.get('ended') or facts.get('status')}.",
         f"mtk {facts.get('mtk')}: {facts.get('command')}",
+        *([SAMPLE] if plan.config.data.sample == "always" else []),
     ]
     space = {key: Dimension.of(domain) for key, domain in plan.space.items()}
     return SearchRecord(

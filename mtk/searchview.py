@@ -156,14 +156,8 @@ def show_end(search: Search, console: Console) -> None:
         for t in search.trials
     ]
     show_table(trials_table(search, search.trials), stacked, console)
-    states = [trial.state for trial in search.trials]
-    whole = sum(len(t.scores) >= search.plan.config.train.epochs or t.state == "finished" for t in search.trials)
-    given_up = states.count("stopped") + states.count("paused")
-    say(
-        console,
-        f"{len(states)} started, {whole} trained to the end, {given_up} stopped or left waiting early, "
-        f"{states.count('failed')} failed; {count(search.ledger.epochs, 'epoch')} in all",
-    )
+    counts = ", ".join(f"{number} {kind}" for kind, number in search.record().counts.items() if kind != "running")
+    say(console, f"{counts}; {count(search.ledger.epochs, 'epoch')} in all")
     for trial in search.trials:
         if trial.state == "failed":
             say(console, f"trial {trial.number} failed: {trial.problem}")

@@ -47,7 +47,7 @@ def test_a_search_its_model_and_its_settings(capsys, here):
     for part in (
         "tuner random | 2 trials of at most 2 epochs",
         "optim.lr: loguniform(0.0001, 0.01)",
-        "2 started, 2 trained to the end, 0 stopped or left waiting early, 0 failed; 4 epochs in all",
+        "2 started, 2 trained to the end, 0 stopped early or left waiting, 0 failed; 4 epochs in all",
         "ended: the tuner has no more trials",
         "its settings: mtk train --config out/best.toml | its model: out/best",
     ):

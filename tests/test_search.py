@@ -21,6 +21,7 @@ from rich.console import Console
 
 import mtk
 import mtk.device
+import mtk.findings
 import mtk.plugins
 import mtk.search
 import mtk.searchfolder
@@ -29,7 +30,7 @@ import mtk.session
 import mtk.worker
 from mtk import session
 from mtk.errors import CheckpointError, ConfigError, DataError, MTKError, PluginError
-from mtk.interfaces import Job, Tuner
+from mtk.interfaces import Job, Stage, Tuner
 from mtk.search import Search
 from mtk.searchfolder import Plan
 from mtk.searchview import conduct
@@ -896,6 +897,19 @@ def test_a_population_killed_while_weights_are_taken_over(population, tmp_path, 
             search = Search.resume(tmp_path / "s")
     assert len(kills) == 3 and what(tmp_path / "s") == what(population)
     assert mtk.load(tmp_path / "s/best") and leftovers(tmp_path) == []
+
+
+def test_a_change_of_a_plugins_options_leaves_none_behind():
+    old, new = Stage(0, 0, {"combiner": "cagrad:c=0.2"}), Stage(2, 1, {"combiner": "cagrad"})
+    config = mtk.findings.scheduled([old, new], lambda given: toy_plugin.config(TASKS, **given))
+    assert [float(config.at(epoch).combiner.options["c"]) for epoch in range(3)] == [0.2, 0.2, 0.5]
+    assert mtk.findings.scheduled([old, new], lambda given: toy_plugin.config(TASKS, **given), epochs=2).changes == []
+
+
+def test_what_a_configuration_changes_itself_is_not_searched(tmp_path):
+    changed = {"changes": [{"after": 1, "settings": {"optim": {"lr": 0.5}}}]}
+    with pytest.raises(ConfigError, match=r"^space: optim\.lr cannot be searched: the configuration changes it"):
+        Search.planned(tmp_path / "s", plan(config=changed))
 
 
 class Fork(Tuner):
