@@ -66,7 +66,7 @@ class Talks(Executor):
     def close(self) -> None: ...
 
 
-def changing(table: Any, folder: Path) -> Path:
+def changing(given: Any, folder: Path, data: Path | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "a.txt").write_text(str(next(COUNT)))
     return folder / "a.txt"
@@ -150,6 +150,7 @@ WRONG: list[tuple[Callable[..., None], Any, str]] = [
     (testing.check_report, lambda: elsewhere, "expected files in the given folder"),
     (testing.check_report, lambda: silent, "expected the path of the main file, found None"),
     (testing.check_exporter, lambda: silent, "expected files or a reason for none"),
+    (testing.check_exporter, lambda: changing, "written again, other files"),
     (testing.check_head, Charges, "rows without labels count"),
     (testing.check_head, Rounds, "under bf16"),
     (testing.check_encoder, Unreached, "no gradient reaches parameter 'spare.weight'"),
