@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -115,7 +117,7 @@ def test_parquet(tmp_path: Path) -> None:
 
 
 def test_parquet_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MTKError, match=r"a.parquet: .* needs pyarrow: pip install 'multitask-toolkit\[parquet\]'"):
         task("auto", data=write(tmp_path / "a.parquet", "PAR1"))
 
@@ -411,6 +413,41 @@ def test_init_train_evaluate_predict_and_load_when_the_files_are_gone(
     assert json.loads(capsys.readouterr().out)["tasks"]["tweets"]["rows"] == 60
 
 
+INITS: dict[str, tuple[str, str, list[str], str]] = {
+    "pairs": (
+        "a.jsonl",
+        '{"query": "who is %d?", "passage": "it is %d"}\n',
+        [],
+        'text = "query".*pair = "passage".*"ranking"',
+    ),
+    "prices": ("a.tsv", "thing number %d\t%d.5\n", [], 'text = "name".*label = "price".*kind = "range"'),
+    "options": (
+        "a.tsv",
+        "thing number %d\t%d.5\n",
+        ["--label", "prize"],
+        "--label prize: no such column .* mean 'price'",
+    ),
+    "no label": ("a.csv", "thing number %d\n", [], "a.csv: no column looks like a label, of name; name it: --label"),
+}
+
+
+@pytest.mark.parametrize("case", INITS)
+def test_init_looks_at_the_rows(case: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name, line, more, message = INITS[case]
+    header = {"a.tsv": "name\tprice\n", "a.csv": "name\n"}.get(name, "")
+    write(here / name, header + "".join(line % ((i,) * line.count("%d")) for i in range(40)))
+    code = command(["task", "init", name, *more])
+    said = capsys.readouterr()
+    assert re.search(message, said.err if code else said.out, re.DOTALL)
+    assert (here / "a.toml").exists() == (code == 0)
+    if code == 0:
+        assert command(["data", "check", "a.toml", "--encoder", "none"]) == 0
+        assert command(["task", "init", name]) == 2
+        assert "a.toml: there is such a file" in capsys.readouterr().err
+        assert command(["task", "init", name, "--out", "-"]) == 0
+        assert capsys.readouterr().out == (here / "a.toml").read_text()
+
+
 def test_one_call_and_the_file_make_the_same_run(here: Path) -> None:
     tweets(here)
     fields = dict(data="tweets.csv", text="tweet", label="emotion", split={"dev": 0.2}, metric="macro_f1", head="mlp")
@@ -504,7 +541,7 @@ def test_a_wrong_task_file(case: str, here: Path, capsys: pytest.CaptureFixture[
     write(here / "mine.toml", content)
     assert command(["train", "--task", "./mine.toml", *options(out="run")]) == 2
     error = capsys.readouterr().err
-    assert __import__("re").search(message, error) and error.count("\n") == 1
+    assert re.search(message, error) and error.count("\n") == 1
     assert not (here / "run").exists()
 
 

@@ -90,6 +90,11 @@ def carve(items: Sequence[Item], shares: Mapping[str, float], seed: int) -> list
     return out
 
 
+def largest_tie(items: Sequence[Item]) -> int:
+    """How many rows the largest set of tied ones has."""
+    return max(Counter(_components(items)).values(), default=0)
+
+
 def normalised(text: str) -> str:
     """A text without case and punctuation: equal means `the same`, as in `mtk data check`."""
     return " ".join(_WORD.findall(text.lower())) or text.strip()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mtk import ConfigError, DataError, Example, Prediction, Source, Task, TaskContext, did_you_mean
-from mtk_files.carving import Item, Split, carve
+from mtk_files.carving import Item, Split, carve, largest_tie
 from mtk_files.hub import read_hub
 from mtk_files.rows import (
     ALL,
@@ -263,9 +263,11 @@ class FileTask(Task):
         for split in ("train", *shares):
             splits[split] = tuple(e for (e, _), name in zip(parts[pool], names, strict=True) if name == split)
             if not splits[split]:
+                asked_for = ", ".join(f"{name} {share:g}" for name, share in shares.items())
                 raise DataError(
-                    f"task '{self.name}': carving left {split} without rows: {len(items)} rows, of which those of one text stay "
-                    f"together, in shares of {shares}; give other shares in split, or a file in data"
+                    f"task '{self.name}': carving left {split} without rows: {len(items):,} rows, up to "
+                    f"{largest_tie(items):,} of them tied by texts or group, in shares of {asked_for}; give others "
+                    "in split, or files in data"
                 )
         sizes = ", ".join(f"{split} {len(splits[split]):,}" for split in PARTS if split in splits)
         self.notes.append(f"{' and '.join(shares)} carved with seed {self.split.seed}: {sizes}{self._how_carved()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -164,14 +165,19 @@ def _words(rows: list[TableRow], column: str) -> float:
 
 
 def _label(columns: list[str], rows: list[TableRow], taken: set[str | None]) -> str | None:
-    """A column of a known name, else the one with the fewest different values that repeat."""
+    """A column of a known name, else the one with the fewest different values that repeat, else one of numbers."""
     free = [name for name in columns if name not in taken and name.lower() not in IDS]
+    from mtk_files.labels import as_number
+
     known = next((name for wanted in LABELS for name in free if name.lower() == wanted), None)
     if known is not None:
         return known
     counts = {name: len({str(row.fields.get(name)) for row in rows}) for name in free}
     few = {name: count for name, count in counts.items() if 2 <= count <= len(rows) / 2}
-    return min(few, key=few.__getitem__, default=None)
+    if few:
+        return min(few, key=few.__getitem__)
+    numbers = (name for name in free if all(math.isfinite(as_number(row.fields.get(name))) for row in rows))
+    return next(numbers, None)
 
 
 def _guess(file: Path, rows: list[TableRow], columns: tuple[str, ...], text: str, label: str) -> Guess:
