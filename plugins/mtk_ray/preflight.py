@@ -48,7 +48,7 @@ def check(
         here = facts()
         for node, there in zip(fit, ask(fit, token), strict=True):
             compare(name(node), here, there)
-            if there["sees"] != token or not _appears(files[node["NodeID"]], token):
+            if there["problem"] or not _appears(files[node["NodeID"]], token):
                 problem = there["problem"] or "that what it writes there is not seen here"
                 raise ConfigError(
                     f"node {name(node)}: expected to read and write {folder}, which all nodes must share, under "
@@ -75,17 +75,16 @@ def facts() -> dict[str, Any]:
 
 
 def facts_and_storage(folder: str, token: str, node: str) -> dict[str, Any]:
-    """`facts` on a node, and whether it sees the file that holds the token; it leaves one of its own.
+    """`facts` on a node, and as `problem` what is wrong with the folder there, if anything.
 
-    sees: what the file holds; problem: what is wrong with the folder, if anything.
+    It looks for the file that holds the token, and leaves one of its own.
     """
-    found = {**facts(), "sees": None, "problem": ""}
+    found = {**facts(), "problem": ""}
     try:
         if not Path(folder).is_dir():
             raise OSError("no such folder there")
         if not _appears(Path(folder) / token, token):
             raise OSError("another folder there, without what was written here")
-        found["sees"] = token
         (Path(folder) / f"{token}-{node}").write_text(token)
     except OSError as error:
         found["problem"] = str(error)
