@@ -17,7 +17,7 @@ demo: $(VENV)/.installed-minilm
 	$(BIN)/mtk train --task sst --task sts --combiner pcgrad --sample --out runs/demo
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
