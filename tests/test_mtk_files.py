@@ -232,6 +232,8 @@ def test_the_kind_is_guessed(case: str, tmp_path: Path) -> None:
     assert found.spec[0] == kind and type(found.target) is target
     assert len(all_rows(found)) == content.count("\n") - 1
     assert any(f"-> {kind}" in note for note in found.notes)
+    given = build("task", kind, TaskContext("mine"), **found.spec[1])
+    assert all_rows(given) == all_rows(found) and f"kind {kind}, as given" in given.notes
 
 
 def test_numbers_are_classes_by_name_not_by_index(tmp_path: Path) -> None:

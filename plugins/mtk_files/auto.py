@@ -59,6 +59,7 @@ def auto(
     task = KINDS[kind](context, **common, **{**found, **own})
     task.take_rows(reader)
     task.notes.append(why)
+    task.guessed = True
     return task
 
 

@@ -88,6 +88,7 @@ class FileTask(Task):
         self.layout = Layout(text, pair, name, id, self.split.group, stratum, delimiter, encoding)
         self.bad: list[BadRow] = []
         self.notes: list[str] = []
+        self.guessed = False  # whether a note says already how the kind was found
         self.there: tuple[str, ...] = ()  # the columns of the rows read so far
         self._parts: dict[str, list[Path]] | None = None
         self._rows: dict[str, list[Row]] | None = None
@@ -231,6 +232,8 @@ class FileTask(Task):
         for place in dict.fromkeys(one.place for one in self.bad):
             of_file = sorted((one for one in self.bad if one.place == place), key=lambda one: one.line)
             check_bad_rows(of_file, self._given["bad_rows"], self.name)
+        if not self.guessed:
+            self.notes.append(f"kind {self.kind}, as given")
         splits = self._carved(parts)
         train = [row for row in splits["train"] if row.label is not None]
         if len(train) < len(splits["train"]):
