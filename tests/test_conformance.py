@@ -13,6 +13,7 @@ from torch import Tensor
 import mtk
 from mtk import Features, GradientCombiner, Mixer, Progress, Scheduler, StepInfo, Target, testing
 from mtk.plugins import KINDS, build, options, registered
+from mtk_files import KINDS as OF_FILES
 from tests import toys
 
 EVERYTHING = [(kind, name) for kind in KINDS for name in registered(kind)]
@@ -26,8 +27,18 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def table(folder: Path, name: str) -> dict[str, Any]:
+    """The options of a task on rows of one's own, with a file of them."""
+    tags, file = "A B A", folder / f"{name}.csv"
+    rows = [f"text number {i},other text {i},{tags if name == 'tags' else i % 4 + 1}\n" for i in range(40)]
+    file.write_text("text,pair,label\n" + "".join(rows))
+    return {"data": str(file), **({"pair": "pair"} if name == "ranking" else {})}
+
+
 @pytest.mark.parametrize(("kind", "name"), EVERYTHING)
 def test_registered(kind: str, name: str, source: Path) -> None:
+    if kind == "task" and name in OF_FILES:
+        return testing.check_registered(kind, name, **table(source, name))
     required = [option.name for option in options(kind, name) if option.required]
     given = {"source": str(source)} if kind == "encoder" and required == ["source"] else {}
     if required and not given:
