@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from mtk.errors import ConfigError
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
@@ -81,3 +84,33 @@ def test_the_losses_of_step_agree_with_plain_loops(tmp_path: Path) -> None:
     assert all(own["largest"] < 1e-4 for own in found["agreement"]["against"].values() if own["judged"])
     assert list(found["ratios"]) == ["mtk fp32 sum / naive fp32 loop"]
     assert str(tmp_path) not in file.read_text()
+
+
+@pytest.fixture
+def asha(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(FOLDER)
+    return load("asha")
+
+
+def test_a_search_in_the_pool_costs_what_it_trains(asha: ModuleType) -> None:
+    options = argparse.Namespace(epochs=4, budget=10)
+    curves = [[number / 100 + epoch / 10 for epoch in range(4)] for number in range(9)]
+    draws = [asha.drawn(7, number, 9) for number in range(10)]
+    one = asha.replay(asha.built("random"), curves, options, 7)
+    assert one.started == 3 and one.finished == 2 and len(one.best) == 10
+    assert one.best[:5] == [*curves[draws[0]], curves[draws[0]][3]]
+    assert one.best[7] == max(curves[draw][3] for draw in draws[:2])
+    many = asha.replay(asha.built("asha:eta=2"), curves, options, 7)
+    assert many.started > 3 and many.best[:2] == [curves[draws[0]][0], max(curves[draw][0] for draw in draws[:2])]
+    failing = asha.replay(asha.built("random"), [[0.5]], options, 7)  # after an epoch, which costs another
+    assert failing.best == [0.5] * 10 and failing.started == 5 and failing.finished == 0
+
+
+def test_a_pool_is_gone_on_with_and_never_with_another_s_settings(asha: ModuleType, tmp_path: Path) -> None:
+    file = tmp_path / "pool.jsonl"
+    assert asha.read_pool(file, {"rows": 5}) == []
+    with file.open("a") as pool:
+        pool.write('{"scores": [1]}\n{"scores": [2')  # killed while it wrote
+    assert asha.read_pool(file, {"rows": 5}) == [{"scores": [1]}] == asha.read_pool(file, {"rows": 5})
+    with pytest.raises(ConfigError, match="rows is 5 there, not 6; choose another"):
+        asha.read_pool(file, {"rows": 6})
