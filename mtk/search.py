@@ -52,7 +52,8 @@ _CHOSEN = ("device", "precision", "threads")  # what one probe chooses for all t
 
 @dataclass(frozen=True)
 class TrialEvent:
-    """What just happened to a trial. kind: begun, epoch, restarted, paused, finished, stopped, failed or saved."""
+    """What just happened to a trial. kind: begun, waiting (for a worker), epoch, restarted, paused, finished, stopped,
+    failed or saved."""
 
     kind: str
     trial: TrialRecord
@@ -93,7 +94,8 @@ class Search:
         self.place: list[str] = []  # where the trials are trained
         self.ledger = Ledger(folder, go_on(folder))
         self._facts = dict(facts or {})
-        self._left: list[int] = []  # trials whose job a kill cut off
+        self._left: list[int] = []  # trials whose job has begun and has no worker
+        self._capacity = plan.slots  # workers that can be had
         self._failed = 0  # trials, in this call
         self._slots: list[_Slot] = []
         self._idle: list[Worker] = []
@@ -310,7 +312,7 @@ class Search:
 
     def _is_free(self) -> bool:
         """Whether another job may begin now."""
-        if self._stop or len(self._slots) >= self.plan.slots:
+        if self._stop or len(self._slots) >= self._capacity:
             return False
         return not self._slots or "hardware" in self._facts  # what the first trial's probe finds, all have
 
@@ -383,7 +385,15 @@ class Search:
         except MTKError as error:  # values that are sound in pairs, and not together
             yield self._over(number, "failed", str(error))
             return
-        worker = self._free_worker()
+        try:
+            worker = self._free_worker()
+        except MTKError as error:
+            if not self._slots:
+                raise
+            self._capacity = len(self._slots)  # a node is gone: the trial waits for a worker that is there
+            self._left.append(number)
+            yield self._event("waiting", number, str(error))
+            return
         self._slots.append(_Slot(number, worker))
         worker.say({"job": str(self.run_folder(number).absolute()), "config": tree, "epochs": job.epochs})
 

@@ -796,6 +796,25 @@ def test_workers_side_by_side_share_the_cores(tmp_path, monkeypatch):
     assert not any((tmp_path / "s").iterdir())
 
 
+def test_where_fewer_workers_can_be_had_it_goes_on_with_those(tmp_path, monkeypatch):
+    starts: list[Path] = []
+
+    def start(log: Path) -> Here:
+        starts.append(log)
+        if len(starts) == 2:
+            raise MTKError("a node is gone")
+        return Here(log)
+
+    monkeypatch.setattr("mtk_tuners.local.start_worker", start)
+    search = Search.create(tmp_path / "s", plan("random", slots=2), "mtk tune")
+    kinds = run(search)
+    assert kinds.count("waiting 1") == 1 and [t.state for t in search.trials] == ["finished"] * 3
+    assert len(starts) == 2  # and the trial was given to the first
+    starts[:] = [Path()]
+    with pytest.raises(MTKError, match="a node is gone"):
+        run(Search.create(tmp_path / "none", plan("random", slots=2), "mtk tune"))
+
+
 def test_a_limit_lets_those_that_run_end_their_epoch(tmp_path):
     search = searched(tmp_path / "s", "random", trials=4, slots=2, max_epochs=3)
     assert search.ended is not None and search.ended.endswith("epochs trained (--max-epochs 3)")
