@@ -282,7 +282,7 @@ class Search:
             self._write_facts(status="running")
             ended: str | None = None
             while True:
-                while ended is None and self._is_free():
+                while (ended is None or self._left) and self._is_free():
                     job = self._next_job()
                     if isinstance(job, str):
                         ended = job
