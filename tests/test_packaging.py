@@ -20,7 +20,7 @@ import pytest
 
 from tests.test_imports import ROOT, imports_of, modules_in
 
-EXTRAS = {"minilm", "hf", "tune", "report", "eda", "parquet", "tagging", "tagging", "dev", "all"}
+EXTRAS = {"minilm", "hf", "tune", "report", "eda", "parquet", "tagging", "dev", "all"}
 BUILT_IN = {folder.name for folder in (ROOT / "plugins").glob("mtk_*") if any(folder.glob("*.py"))}
 
 
