@@ -292,12 +292,13 @@ def why_missing(facts: Mapping[str, Any], kind: str, name: str) -> str | None:
     """What to do about a plugin that the run of run.json `facts` used and that is not here; None where it is."""
     try:
         plugins.find(kind, name)
-    except PluginError as error:
+    except PluginError:
         origin = str(facts.get("plugins", {}).get(f"{kind} {name}") or "an unknown package").strip()
-        package = origin.partition(" ")[0]
+        used, package = f"the run uses the {kind} '{name}' of {origin}", origin.partition(" ")[0]
         if package in plugins.disabled().values():
-            return f"the run uses the {kind} '{name}' of {origin}, which is disabled; leave out --no-plugins"
-        return f"the run uses the {kind} '{name}' of {origin}, which is not here; pip install {package} ({error})"
+            return f"{used}, which is disabled; leave out --no-plugins or MTK_DISABLE_PLUGINS"
+        broken = next((b.reason for b in plugins.broken() if b.distribution == package), None)
+        return f"{used}, which is " + (f"broken: {broken}" if broken else f"not here; pip install {package}")
     return None
 
 

@@ -193,6 +193,25 @@ def test_without_its_encoder_a_run_names_the_package(
         mtk.load(trained)
 
 
+@pytest.mark.parametrize(
+    ("disabled", "version", "text"),
+    [
+        ("cola", 1, "which is disabled; leave out --no-plugins or MTK_DISABLE_PLUGINS"),
+        ("", 2, "which is broken: plugin 'cola' .* is built for version 2"),
+    ],
+)
+def test_a_plugin_that_is_there_but_left_out_needs_no_installing(
+    trained: Path, site: Path, disabled: str, version: int, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setenv("MTK_DISABLE_PLUGINS", disabled)
+    monkeypatch.setattr(mtk.plugins, "_default", plugins_of(site))
+    monkeypatch.setattr(importlib.import_module("mtk_cola"), "MTK_API", version)
+    with pytest.warns(UserWarning, match=text):
+        assert "cola" in mtk.load(trained, device="cpu", threads=1).left_out
+    forget("mtk_sayings", "mtk_cola")
+
+
 def test_a_tampered_run_imports_no_code(
     trained: Path, installed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
