@@ -127,7 +127,7 @@ class Search:
                 )
             RunFolder.check_out(folder)
         search = cls(folder, plan)
-        if plan.config.train.threads is None and (threads := search.executor.threads(plan.slots)) is not None:
+        if plan.config.train.threads is None and (threads := search._threads()) is not None:
             train = plan.config.train.model_copy(update={"threads": threads})
             plan = search.plan = replace(plan, config=plan.config.model_copy(update={"train": train}))
         first = search._next()
@@ -176,7 +176,7 @@ class Search:
         try:
             if (folder / "tune.json").exists():  # since it was looked at
                 raise ConfigError(f"--out {folder}: another search has begun there; choose another")
-            search.place = search.executor.open(folder.absolute(), plan.slots)
+            search._open()
             write_atomically(folder / "config.toml", text)
             search._write_facts(status="running")
         except BaseException as error:
@@ -214,13 +214,27 @@ class Search:
                     best = f"; its best: {folder / 'best.toml'}" if search.best else ""
                     raise ConfigError(f"{folder}: the search is finished ({search.ended}){best}")
             else:
-                search.place = search.executor.open(folder.absolute(), search.plan.slots)
+                search._open()
         except BaseException:
             if search is not None:
                 search.executor.close()
             release(lock)
             raise
         return search
+
+    def _threads(self) -> int | None:
+        """CPU threads of a worker. Raises PluginError for an answer that is none."""
+        threads = self.executor.threads(self.plan.slots)
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise plugins.wrong(self.executor, "threads", "a whole number of at least 1, or None", repr(threads))
+        return threads
+
+    def _open(self) -> None:
+        """Makes sure that there is a place for the trials. Raises ConfigError and PluginError."""
+        place = self.executor.open(self.folder.absolute(), self.plan.slots)
+        if not isinstance(place, list) or not all(isinstance(line, str) for line in place):
+            raise plugins.wrong(self.executor, "open", "a list of lines", repr(place))
+        self.place = place
 
     def close(self) -> None:
         """Ends the workers, and lets another process search in this folder. `run()` does so at its end."""
@@ -330,6 +344,8 @@ class Search:
         job, begun = self.tuner.next(self.state()), len(self.trials)
         if job is None:
             return "the tuner has no more trials"
+        if not isinstance(job, Job):
+            raise plugins.wrong(self.tuner, "next", "a Job or None", repr(job))
         if job.trial is None and job.source is None and job.parameters is not None and job.epochs > 0:
             return job if begun < self.plan.trials else f"{begun} trials have begun (--trials {self.plan.trials})"
         if job.trial is not None and 0 <= job.trial < begun and self._can_go_on(job, self.trials[job.trial]):

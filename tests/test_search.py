@@ -681,6 +681,18 @@ def test_a_tuner_that_orders_what_cannot_be_done(tmp_path, job):
         run(search)
 
 
+def test_plugins_that_answer_something_else(tmp_path, monkeypatch):
+    search = Search.create(tmp_path / "s", plan(), "mtk tune")
+    search.tuner = Odd({"epochs": 3})  # type: ignore[arg-type]
+    with pytest.raises(PluginError, match=r"next: expected a Job or None, found \{'epochs': 3\}"):
+        run(search)
+    for name, answer in (("open", None), ("open", [1]), ("threads", 0), ("threads", "2")):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"mtk_tuners.local.Local.{name}", lambda self, *_, answer=answer: answer)
+            with pytest.raises(PluginError, match=f"executor 'local'.*{name}: expected"):
+                Search.create(tmp_path / "t", plan(config={"train": {"threads": None}}), "mtk tune")
+
+
 def test_a_tuner_that_wants_more_trials_than_may_begin(tmp_path):
     search = Search.create(tmp_path / "s", plan(trials=2), "mtk tune")
     search.tuner = Odd(Job(1, {}))
