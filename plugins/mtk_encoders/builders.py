@@ -24,10 +24,12 @@ def minilm(
 ) -> BertEncoder:
     """all-MiniLM-L6-v2 (6 layers, D = 384, 22 M parameters): the default.
 
-    pooling: see BertEncoder. dropout: of hidden states and attention, in [0, 1); None keeps the checkpoint's.
+    pooling: `mean` over real tokens, `cls` (the first), or `pooler` (tanh of a linear layer on the first).
+    dropout: of hidden states and attention, in [0, 1); None keeps the checkpoint's.
     pair: how a pair becomes one sequence: `standard`, [CLS] a [SEP] b [SEP]; `no-final-sep`, [CLS] a [SEP] b ("BERT and
-        Learnie", CS224N 2023); `keep-second-cls`, [CLS] a [SEP] [CLS] b [SEP]. token_types: whether all after the first
-        [SEP] is of type 1; otherwise every token is of type 0. Single texts and `bi` heads know of neither.
+        Learnie", CS224N 2023); `keep-second-cls`, [CLS] a [SEP] [CLS] b [SEP]. Single texts and `bi` heads
+        know nothing of it.
+    token_types: whether all after the first [SEP] is of type 1; otherwise every token is of type 0.
     Raises CheckpointError where the weights cannot be had, ConfigError for a wrong dropout.
     """
     return load_bert(minilm_folder(), pooling=pooling, dropout=dropout, pairs=PairFormat(pair, token_types))

@@ -52,6 +52,7 @@ def tiny_bert(
 ) -> BertEncoder:
     """A BERT of two heads with random weights that depend on `seed` only. It reads up to 128 tokens.
 
+    seed: of the weights. hidden_size: D, an even number. layers: 1 or more.
     dropout: of hidden states and attention; None means 0.1. pair, token_types: as `minilm`.
     Raises ConfigError for sizes that cannot be.
     """

@@ -32,7 +32,8 @@ class FileTask(Task):
 
     data: a file, a list of them or a pattern (`*.csv`), whose rows are carved into train, dev and test; or a mapping
         of these splits, where dev is carved from train if it is left out. CSV, TSV, JSON lines, Parquet, CoNLL columns.
-    hub: the name of a Hub data set, with `config`, `revision`, and in `splits` the Hub's names of train, dev and test.
+    hub: the name of a Hub data set. config, revision: of that data set; default: its own, the newest.
+    splits: the data set's names of train, dev and test, where they differ.
     text, pair, label, id: columns; without `id` a row is named by its line.
     split: {dev = 0.1, test = 0.1, seed = 11711, stratify = true, group = "column"}; see carving.Split.
     delimiter, encoding: of the files, where they are not to be found out.

@@ -103,9 +103,10 @@ class OrdinalTask(NamedLabels):
 
 
 class MultiLabelTask(NamedLabels):
-    """Any number of labels a row: names with `separator` between them, or a JSON list.
+    """Any number of labels a row: names with a separator between them, or a JSON list.
 
-    labels: their names; default: those in the rows. threshold: a label is predicted from this probability on.
+    separator: what stands between labels. labels: their names; default: those in the rows.
+    threshold: a label is predicted from this probability on.
     """
 
     kind = "multilabel"

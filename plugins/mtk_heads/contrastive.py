@@ -19,6 +19,7 @@ class Contrastive(Head):
     """Pooled features of two texts -> a / temperature and b [B, D], both of unit length before: their dot products are
     the logits of in-batch negatives, cosines divided by the temperature.
 
+    temperature: of the cosines, above 0.
     symmetric: the mean of both directions, a among all b and b among all a; else the first alone. learned: the
     temperature is trained from where it starts, never below 0.01, as CLIP has it (Radford et al. 2021, arXiv
     2103.00020, section 2.5). Every row is told from the rows of its own micro-batch: raise the batch size for more

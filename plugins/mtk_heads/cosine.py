@@ -16,7 +16,8 @@ from mtk_heads.layers import ViewHead, pooled_pair
 class Cosine(ViewHead):
     """score = scale * cos(E1, E2) + offset, as outputs [B, 1], or as the logits (-score/2, score/2) of two classes.
 
-    scale, offset: where they start, or with learned=False stay (they are saved all the same). From 4 and -2 a cosine
+    scale, offset: where they start, or with learned=False stay (they are saved all the same).
+    learned: whether they are trained. From 4 and -2 a cosine
     from 0 to 1 gives a score from -2 to 2, which is the whole of a Range in its standardised units. Of two classes the
     second is the one of similar texts (with a negative scale, of unlike ones), and the score is its logit. The cosine
     is taken in float32 whatever the precision. rdrop: the alpha of R-Drop (arXiv 2106.14448), 0 is off.

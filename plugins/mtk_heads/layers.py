@@ -50,6 +50,7 @@ class ViewHead(Head):
     gradient is stopped. One view, as in evaluation, has the target's loss and predictions. Dropout is all that makes
     the views differ: the head's own, and the encoder's, which sees every row twice.
 
+    dropout: before the linear layer, in [0, 1); where it is not given, `--dropout` says it.
     Source: R-Drop (Wu et al., NeurIPS 2021, arXiv 2106.14448), equations 2 to 4; numbers in a range as in the authors'
     code for the STS benchmark. Raises ConfigError for dropout outside [0, 1), for rdrop that is negative or not finite,
     and for rdrop > 0 with a target that is none of Classes, Range and Number.

@@ -15,8 +15,8 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {"gelu": nn.GELU, "tanh": nn.Tanh}
 class MLP(ViewHead):
     """Pooled features [B, D] -> outputs [B, C] through `hidden` units (None: D of them).
 
-    rdrop: the alpha of R-Drop (arXiv 2106.14448), 0 is off. Raises ConfigError for hidden below 1, an unknown
-    activation, and other wrong options, as ViewHead says.
+    hidden: how many units; None for D. activation: of these units. rdrop: the alpha of R-Drop (arXiv 2106.14448), 0 is
+    off. Raises ConfigError for hidden below 1, an unknown activation, and other wrong options, as ViewHead says.
     """
 
     reads = "cross"

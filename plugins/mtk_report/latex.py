@@ -26,7 +26,8 @@ _SPECIAL = {
 class LaTeX:
     r"""Writes table.tex, for `\input` into a document with `\usepackage{booktabs}`: the scores, then the differences.
 
-    Each is a `table` with its caption, and a label: `tab:scores` and `tab:differences`, with `label` in place of `tab`.
+    Each is a `table` with its caption, and a label: `tab:scores` and `tab:differences`.
+    label: what stands in place of `tab`.
     Of a search: its parameters and its best trials, `tab:parameters` and `tab:trials`.
     """
 

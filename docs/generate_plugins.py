@@ -1,0 +1,170 @@
+"""Writes docs/plugins/KIND.md, a page a kind, from the code itself: `python docs/generate_plugins.py`."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import Distribution
+from pathlib import Path
+from typing import Any
+
+from mtk import hookspecs, interfaces
+from mtk.building import target_of
+from mtk.plugins import KINDS, Plugins
+from mtk.registration import Registration
+
+FOLDER = Path(__file__).with_name("plugins")
+INTERFACES = {
+    **{kind: (kind.capitalize(),) for kind in ("head", "encoder", "scheduler", "mixer", "augmentation", "tuner")},
+    "task": ("Task", "Target"),
+    "combiner": ("GradientCombiner", "StepInfo"),
+    "executor": ("Executor", "Worker"),
+}
+NOTICE = (
+    "This page is generated: after a change of a plugin, run `python docs/generate_plugins.py`. "
+    "`mtk plugins show NAME` says the same of what is installed with you."
+)
+TABLE = ["| option | type | default | meaning |", "|---|---|---|---|"]
+
+
+def pages() -> dict[str, str]:
+    """Every page by file name, for the built-in plugins alone, whatever else is installed."""
+    plugins = Plugins(Distribution.from_name("multitask-toolkit").entry_points.select(group="mtk"))
+    found = {f"{kind}.md": _page(kind, _built_in(plugins, kind)) for kind in KINDS}
+    return found | {"command.md": _page("command", _commands(plugins))}
+
+
+def _page(kind: str, built_in: Iterable[str]) -> str:
+    """What to read first, the hook, the interface, and what is built in."""
+    lines = [f"# {kind.capitalize()}s", "", NOTICE, ""]
+    lines += [f"How the pieces work together: [plugins](../plugins.md#{kind}s).", "", "## Hook", ""]
+    hook = getattr(hookspecs, f"register_{kind}s")
+    lines += ["```python", *_outline(hook), "```", "", _text(inspect.getdoc(hook) or ""), ""]
+    if kind in INTERFACES:
+        lines += ["## Interface", ""]
+        for name in INTERFACES[kind]:
+            lines += ["```python", *_outline(getattr(interfaces, name)), "```", ""]
+    return "\n".join([*lines, "## Built in", "", *built_in])
+
+
+def _outline(thing: Any) -> Iterator[str]:
+    """A class or function as its signatures and docstrings; of a class, no underscored method."""
+    (node,) = ast.parse(inspect.getsource(thing)).body
+    for part in [node, *getattr(node, "body", [])]:
+        if isinstance(part, ast.FunctionDef):
+            doc = ast.get_docstring(part)
+            part.body = [ast.Expr(ast.Constant(doc if doc and part is not node else ...))]
+    if isinstance(node, ast.ClassDef):
+        inner = [part for part in node.body if not isinstance(part, ast.FunctionDef)]
+        node.body = [*inner, *(part for part in node.body if part not in inner and not _private(part))]
+    yield ast.unparse(node).replace("\n\n", "\n").replace(":\n    ...", ": ...").replace("@hookspec", "@hookimpl")
+
+
+def _private(method: ast.stmt) -> bool:
+    name = getattr(method, "name", "")
+    return name.startswith("_") and not name.startswith("__")
+
+
+def _built_in(plugins: Plugins, kind: str) -> Iterator[str]:
+    """A section a plugin. What one does not say of an option, another of its kind may say of its own of that name."""
+    registered = plugins.registered(kind).values()
+    options_of = {each.name: plugins.options(kind, each.name) for each in registered}
+    docs = {each.name: described(target_of(each), [o.name for o in options_of[each.name]]) for each in registered}
+    said = {option: meaning for meanings, _ in reversed(docs.values()) for option, meaning in meanings.items()}
+    for registration in registered:
+        options, text = options_of[registration.name], docs[registration.name][1]
+        meanings = {o.name: docs[registration.name][0].get(o.name) or said.get(o.name, "") for o in options}
+        yield f"### {registration.name}\n"
+        yield f"{_text(_sentence(registration.summary))}{_facts(registration)}\n"
+        yield from (f"{_text(paragraph)}\n" for paragraph in text)
+        if options:
+            yield from TABLE
+            for option in options:
+                default = "*required*" if option.required else f"`{option.default!r}`"
+                cells = (f"`{option.name}`", f"`{option.type}`", default, _text(meanings[option.name]))
+                yield "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+            yield ""
+
+
+def _commands(plugins: Plugins) -> Iterator[str]:
+    for command in plugins.commands():
+        anchor = f"mtk-{command.path.replace(' ', '-')}"
+        yield f"- [`mtk {command.path}`](../command-line.md#{anchor}): {_text(command.summary)}"
+    yield ""
+
+
+def _facts(registration: Registration) -> str:
+    """Aliases and paper, as sentences."""
+    also = ", ".join(f"`{alias}`" for alias in registration.aliases)
+    paper = re.sub(
+        r"arXiv (\d{4}\.\d{4,5})", r"[arXiv \1](https://arxiv.org/abs/\1)", registration.paper.removesuffix(".")
+    )
+    return f"{f' Also called {also}.' if also else ''}{f' Source: {paper}.' if paper else ''}"
+
+
+# ---------------------------------------------------------------------------------------------- docstrings
+
+
+def described(target: Any, options: list[str]) -> tuple[dict[str, str], list[str]]:
+    """What docstrings say of each option, and the paragraphs of the target's own that are left without it.
+
+    What a class does not say, the classes that it comes from may.
+    """
+    if not (inspect.isclass(target) or inspect.isfunction(target)):
+        return {}, []
+    own, *others = inspect.getmro(target) if inspect.isclass(target) else (target,)
+    meanings, left = _entries(inspect.cleandoc(own.__doc__ or ""), options)
+    for other in others:
+        meanings = {**_entries(inspect.cleandoc(other.__doc__ or ""), options)[0], **meanings}
+    return meanings, left
+
+
+def _entries(doc: str, options: list[str]) -> tuple[dict[str, str], list[str]]:
+    """An option is spoken of as `name: text` or `name, other: text`: an item with its further lines indented, or the
+    first sentence of such a text within a paragraph."""
+    name = "|".join(map(re.escape, options)) or "(?!)"
+    entry = rf"((?:{name})(?:, (?:{name}))*): "
+    meanings: dict[str, str] = {}
+    left = []
+
+    def take(found: re.Match[str]) -> str:
+        meanings.update(dict.fromkeys(found[1].split(", "), _sentence(found[2].strip())))
+        return ""
+
+    for paragraph in doc.split("\n\n"):
+        blocks = [" ".join(block.split()) for block in re.split(r"\n(?! )", paragraph) if "\n " not in block]
+        for block in re.split(r"\n(?! )", paragraph):
+            if "\n " in block:
+                item = re.sub(rf"^{entry}(.*)$", take, " ".join(block.split()))
+                blocks += [item] if item else []
+        text = " ".join(blocks)
+        text = re.sub(rf"(?:^|(?<=[.:;)] )){entry}(.*?)(?:[.;] (?=[A-Z`]|{entry})|$)", take, text).strip()
+        left += [text] if text else []
+    return meanings, left
+
+
+def _sentence(text: str) -> str:
+    """With a full stop, and a capital unless it begins with a symbol."""
+    first = text.split(" ")[0].rstrip(",;:")
+    start = text[:1].upper() if len(first) > 1 and first.isalpha() else text[:1]
+    return start + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
+
+
+def _text(text: str) -> str:
+    """One line of prose; what Markdown would take for markup is escaped outside of code."""
+    parts = " ".join(text.split()).split("`")
+    parts[::2] = [re.sub(r"([*<\[\]])", r"\\\1", part) for part in parts[::2]]
+    return "`".join(parts)
+
+
+def write(texts: Mapping[str, str], folder: Path = FOLDER) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(pages())
+    print(f"wrote {FOLDER}/*.md")
