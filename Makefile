@@ -1,4 +1,4 @@
-# make demo: train on the built-in sample. make test and make lint: what CI runs.
+# make demo: train on the built-in sample. make test, make lint and make docs: what CI runs.
 # The virtual environment .venv is made when it is missing and brought up to date when pyproject.toml changes.
 # make PYTHON=python3.12 demo   makes it with another Python
 # make test ARGS="-k pcgrad"    hands arguments to pytest
@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 
-.PHONY: demo test lint
+.PHONY: demo test lint docs
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -23,6 +23,9 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/zensical build --clean --strict
 
 $(VENV)/.installed-minilm: pyproject.toml | $(BIN)/python
 	@echo "Installing mtk and what it needs into $(VENV); PyTorch makes the first time take some minutes"

@@ -2,17 +2,17 @@
 
 Of a page's bash blocks, lines that begin with `mtk` run in this process, in a folder of their own, with SMALL settings
 appended to what trains; lines that set things up are left out, and all others go to bash. A comment `# Ctrl-C`
-interrupts a training after its first step. Python blocks run one after the other. `data/` holds the sample's files
-where a page has the real ones.
+interrupts a training after its first step. Python blocks run one after the other. `data/` holds the first rows of the
+sample's files where a page has the real ones, and the sample is no longer.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import tomllib
@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 import mtk.api
+import mtk.device
 import mtk.display
 import mtk_text.sources
 from mtk import hookspecs, interfaces, testing
@@ -36,6 +37,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.rglob("*.md")])
 SMALL = {"encoder": "tiny", "max_train_rows": 16, "epochs": 1, "threads": 1, "precision": "fp32", "device": "cpu"}
+ROWS = 24
 SMALL_OPTIONS = [text for name, value in SMALL.items() for text in (f"--{name.replace('_', '-')}", str(value))]
 SMALL_SWEEP = [
     *("--epochs", "1", "--threads", "1", "--precision", "fp32", "--device", "cpu", "--seeds", "1"),
@@ -70,8 +72,12 @@ def lines_of(block: str) -> Iterator[str]:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with `data/`, no other data, and `mtk.train` with small settings."""
-    shutil.copytree(mtk_text.sources.SAMPLE, tmp_path / "data")
+    """A working folder with `data/`, no other data, and `mtk.train` with small settings; nothing waits for
+    the disk, and no choice depends on how busy it is here."""
+    shorten(mtk_text.sources.SAMPLE, tmp_path / "data")
+    monkeypatch.setattr(mtk_text.sources, "SAMPLE", shorten(mtk_text.sources.SAMPLE, tmp_path / "sample"))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(mtk.device, "onednn_or_torch", lambda: "torch")
     for number, name in enumerate(("SICK_train.txt", "SICK_trial.txt")):
         row = f"{number}\tA cat sleeps on mat {number}\tA cat is asleep on mat {number}\t4.5\tENTAILMENT"
         header = "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment"
@@ -81,6 +87,15 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MTK_CACHE", str(tmp_path / "data-cache"))
     monkeypatch.setattr(mtk.api, "train", small(mtk.api.train))
     return tmp_path
+
+
+def shorten(source: Path, target: Path) -> Path:
+    """Copies a folder of tables, each cut to its first ROWS rows."""
+    target.mkdir()
+    for file in source.glob("*.csv"):
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        (target / file.name).write_text("".join(lines[: ROWS + 1]), encoding="utf-8")
+    return target
 
 
 def small(train: Callable[..., Any]) -> Callable[..., Any]:
