@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import textwrap
+from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any
@@ -50,21 +51,32 @@ def _page(kind: str, built_in: Iterable[str]) -> str:
 
 
 def _outline(thing: Any) -> Iterator[str]:
-    """A class or function as its signatures and docstrings; of a class, no underscored method."""
-    (node,) = ast.parse(inspect.getsource(thing)).body
-    for part in [node, *getattr(node, "body", [])]:
-        if isinstance(part, ast.FunctionDef):
-            doc = ast.get_docstring(part)
-            part.body = [ast.Expr(ast.Constant(doc if doc and part is not node else ...))]
-    if isinstance(node, ast.ClassDef):
-        inner = [part for part in node.body if not isinstance(part, ast.FunctionDef)]
-        node.body = [*inner, *(part for part in node.body if part not in inner and not _private(part))]
-    yield ast.unparse(node).replace("\n\n", "\n").replace(":\n    ...", ": ...").replace("@hookspec", "@hookimpl")
+    """The source of a class or function without what its functions do; of a class, no underscored method."""
+    source = textwrap.dedent(inspect.getsource(thing))
+    (node,) = ast.parse(source).body
+    lines = source.splitlines()
+    if not isinstance(node, ast.ClassDef):
+        yield from _signature(node, lines, doc=False)
+        return
+    yield from lines[: node.body[0].lineno - 1]
+    for place, part in enumerate(node.body):
+        if not isinstance(part, ast.FunctionDef):
+            yield from ([""] if place == 1 else []) + lines[part.lineno - 1 : part.end_lineno]
+        elif part.name.startswith("__") or not part.name.startswith("_"):
+            yield from ["", *_signature(part, lines, doc=True)]
 
 
-def _private(method: ast.stmt) -> bool:
-    name = getattr(method, "name", "")
-    return name.startswith("_") and not name.startswith("__")
+def _signature(node: Any, lines: list[str], *, doc: bool) -> Iterator[str]:
+    """Decorators and signature, with the docstring where there is one and it is wanted."""
+    first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+    body = node.body[0]
+    own_line = not lines[body.lineno - 1][: body.col_offset].strip()
+    header = "\n".join(lines[first - 1 : body.lineno - own_line])
+    header = header.replace("@hookspec", "@hookimpl").removesuffix(" ...")
+    if doc and ast.get_docstring(node):
+        yield from [header, *lines[body.lineno - 1 : body.end_lineno]]
+    else:
+        yield f"{header} ..."
 
 
 def _built_in(plugins: Plugins, kind: str) -> Iterator[str]:
@@ -159,12 +171,8 @@ def _text(text: str) -> str:
     return "`".join(parts)
 
 
-def write(texts: Mapping[str, str], folder: Path = FOLDER) -> None:
-    folder.mkdir(exist_ok=True)
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    write(pages())
+    FOLDER.mkdir(exist_ok=True)
+    for name, text in pages().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")
     print(f"wrote {FOLDER}/*.md")

@@ -1,4 +1,4 @@
-"""The documentation is run, and compared with the code that it speaks of.
+"""The documentation and the examples are run, and compared with the code that they speak of.
 
 Of a page's bash blocks, lines that begin with `mtk` run in this process, in a folder of their own, with SMALL settings
 appended to what trains; lines that set things up are left out, and all others go to bash. A comment `# Ctrl-C`
@@ -12,9 +12,12 @@ import ast
 import inspect
 import os
 import re
+import runpy
 import shlex
+import shutil
 import signal
 import subprocess
+import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -141,11 +144,18 @@ def interrupted(show: Callable[..., None]) -> Callable[..., None]:
     return show_and_interrupt
 
 
-@pytest.mark.parametrize("page", ["README.md", "first-run", "reproduce-a-paper", "tune", "scale-out", "your-own-data"])
+RUN = (
+    *("README.md", "docs/README.md", "docs/concepts.md"),
+    *("docs/migrate-from-a-course-notebook.md", "docs/migrate-from-machamp.md"),
+    *(f"docs/tutorials/{name}.md" for name in ("first-run", "train-three-tasks", "your-own-data", "use-a-model")),
+    *(f"docs/tutorials/{name}.md" for name in ("conflict-report", "tune", "scale-out", "reproduce-a-paper")),
+)
+
+
+@pytest.mark.parametrize("page", RUN)
 def test_page_runs(page: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, Any] = {"__name__": "page"}
-    file = ROOT / page if page.endswith(".md") else DOCS / "tutorials" / f"{page}.md"
-    text = file.read_text(encoding="utf-8")
+    text = (ROOT / page).read_text(encoding="utf-8")
     found = re.findall(r"^```(bash|python)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     assert found
     for language, block in found:
@@ -156,12 +166,39 @@ def test_page_runs(page: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> N
                 command(line, monkeypatch)
 
 
+def test_every_page_with_commands_runs() -> None:
+    """But for the two that go through an example package, which tests/test_examples.py installs."""
+    apart = {"docs/tutorials/write-a-combiner.md", "docs/tutorials/write-a-task-plugin.md"}
+    with_commands = {str(page.relative_to(ROOT)) for page in PAGES if blocks(page, "bash")}
+    assert with_commands - apart <= set(RUN)
+
+
 def test_readme_combiner() -> None:
     """The README's combiner is a sound one."""
     (block,) = (text for text in blocks(ROOT / "README.md", "python") if "(GradientCombiner)" in text)
     names: dict[str, Any] = {"__name__": "page"}
     exec(block, names)
     testing.check_combiner(names["Loudest"])
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
+def test_example_runs(script: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(ROOT / "examples" / script), run_name="__main__")
+    assert capsys.readouterr().out
+
+
+def test_notebook(tmp_path: Path) -> None:
+    """It runs top to bottom in a kernel of its own, with progress and tables in it."""
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    notebook = nbformat.read(ROOT / "examples" / "notebook.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "clear the outputs before you commit it"
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    shown = "".join(output["data"].get("text/html", "") for output in outputs if "data" in output)
+    for text in ("train rows", "epoch 2/2 done", "all epochs done", "aggregate"):
+        assert text in shown, text
+    assert "did you mean 'pcgrad'" in "".join(output.get("text", "") for output in outputs)
 
 
 # ---------------------------------------------------------------------------------------------- pages and code
@@ -175,10 +212,55 @@ def test_links() -> None:
 
 
 def test_command_line_page() -> None:
-    names: dict[str, Any] = {"__name__": "generate", "__file__": str(DOCS / "generate_command_line.py")}
-    exec((DOCS / "generate_command_line.py").read_text(encoding="utf-8"), names)
+    names = runpy.run_path(str(DOCS / "generate_command_line.py"))
     text = (DOCS / "command-line.md").read_text(encoding="utf-8")
     assert text == names["reference"](), "run: python docs/generate_command_line.py"
+
+
+def test_plugin_pages() -> None:
+    """A page a kind, as the code has it, and no option without a word on it."""
+    pages = runpy.run_path(str(DOCS / "generate_plugins.py"))["pages"]()
+    assert {page.removesuffix(".md") for page in pages} == {*KINDS, "command"}
+    there = {file.name: file.read_text(encoding="utf-8") for file in (DOCS / "plugins").iterdir()}
+    assert there == pages, "run: python docs/generate_plugins.py"
+    silent = [line for text in pages.values() for line in text.splitlines() if line.endswith("|  |")]
+    assert not silent, "say in the docstring what it does, as `name: ...`"
+
+
+def test_options_are_told_from_docstrings() -> None:
+    described = runpy.run_path(str(DOCS / "generate_plugins.py"))["described"]
+
+    class Base:
+        """dropout: of rows."""
+
+    class Made(Base):
+        """Does it.
+
+        size, depth: how many units,
+            and layers. Never 0.
+        It is fast. rate: of learning. As in the paper. Raises ValueError.
+        """
+
+    meanings, text = described(Made, ["size", "depth", "rate", "dropout"])
+    assert meanings["size"] == meanings["depth"] == "How many units, and layers. Never 0."
+    assert (meanings["rate"], meanings["dropout"]) == ("Of learning.", "Of rows.")
+    assert text == ["Does it.", "It is fast. As in the paper. Raises ValueError."]
+
+
+def test_site(tmp_path: Path) -> None:
+    """The site builds strictly: every link and anchor leads somewhere, and every page is in the navigation."""
+    pytest.importorskip("zensical")
+    for name in ("docs", "zensical.toml"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
+    command = [sys.executable, "-m", "zensical", "build", "--strict"]
+    built = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    navigation = (ROOT / "zensical.toml").read_text(encoding="utf-8")
+    for page in DOCS.rglob("*.md"):
+        assert f'"{page.relative_to(DOCS)}"' in navigation, page
+    (tmp_path / "docs" / "log.md").write_text("[gone](results.md#no-such-heading)\n", encoding="utf-8")
+    broken = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert broken.returncode != 0
 
 
 def test_example_files() -> None:
