@@ -160,7 +160,7 @@ def configure(**settings: Any) -> RunConfig:
         tree["tasks"] = read_toml(file).get("tasks", {}) if file.exists() else {}
     if not tree.get("tasks"):
         known = ", ".join(sorted(plugins.registered("task")))
-        raise ConfigError(f"no task: expected at least one --task NAME; known tasks: {known}")
+        raise ConfigError(f"no task: expected at least one --task NAME or --task FILE.toml; known tasks: {known}")
     return make_config(tree, str(file) if file else "configuration")
 
 
