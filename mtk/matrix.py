@@ -19,11 +19,12 @@ augment = []
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
+from mtk.changes import leaves
 from mtk.config import CHOICES, merge, parse_settings, read_toml
 from mtk.errors import ConfigError, MTKError, did_you_mean
 from mtk.recipes import load_recipe
@@ -92,7 +93,7 @@ def _check_axes(axes: Mapping[str, Any], flat: Mapping[str, Any], file: Path) ->
             if key.startswith(f"{other}.") and not named:  # `encoder` and `encoder.pair` cross
                 raise ConfigError(f"{file}: settings.{key}: '{other}' has values of its own in settings")
     given = {KEYS[name]: name.replace("_", "-") for name, value in flat.items() if name in KEYS and value is not None}
-    given |= {key: f"set {key}" for key in _leaves(parse_settings(flat.get("settings", [])))}
+    given |= {key: f"set {key}" for key, _ in leaves(parse_settings(flat.get("settings", [])))}
     for key in axes:
         for other, option in given.items():
             if f"{key}.".startswith(f"{other}."):
@@ -126,14 +127,6 @@ def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
             value = {part: value}
         tree = merge(tree, value)
     return tree
-
-
-def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}"
 
 
 def _seeds(found: Any, file: Path) -> list[int] | int:

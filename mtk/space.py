@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from mtk import plugins
+from mtk.changes import leaves
 from mtk.config import Choice as PluginChoice, RunConfig, make_config, merge, read_toml
 from mtk.domains import Choice, Constant, Domain, parse_domain, value_text
 from mtk.errors import ConfigError, MTKError, did_you_mean
@@ -67,7 +68,7 @@ class Space(Mapping[str, Domain]):
         Raises ConfigError that names key and text.
         """
         domains: dict[str, Domain] = {}
-        for key, given in _leaves(items) if isinstance(items, Mapping) else map(_pair, items):
+        for key, given in leaves(items) if isinstance(items, Mapping) else map(_pair, items):
             if not all(key.split(".")):
                 raise ConfigError(f"space: expected section.key as a key, found '{key}'")
             if key in domains:
@@ -155,14 +156,6 @@ def load_space(name: str) -> Space:
         return Space.parse(tree["space"])
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
-
-
-def _leaves(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", value
 
 
 def _pair(item: str) -> tuple[str, str]:
