@@ -276,6 +276,12 @@ def test_several_labels_a_row(tmp_path: Path) -> None:
 CONLL = "Ann NNP B-PER\nsleeps VBZ O\n{0} CD O\n\nOld NNP B-LOC\nYork NNP I-LOC\nsleeps VBZ O\n{0} CD O\n\n"
 
 
+@pytest.mark.parametrize("columns", [{"text": "emotion"}, {"text": "tweet", "pair": "emotion"}])
+def test_a_label_that_the_model_reads(tmp_path: Path, columns: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="label: 'emotion' is what the model reads; expected another column"):
+        task("classes", data=tweets(tmp_path), label="emotion", **columns)
+
+
 def test_tags_in_columns(tmp_path: Path) -> None:
     found = task(
         "auto", data=write(tmp_path / "a.conll", "-DOCSTART- -X- O\n\n" + "".join(map(CONLL.format, range(10))))

@@ -86,6 +86,8 @@ class FileTask(Task):
         self.columns = (text,) if pair is None else (text, pair)
         stratum = self.split.stratify if isinstance(self.split.stratify, str) else None
         name = self._label_column(label)
+        if name in self.columns:
+            raise ConfigError(f"label: '{name}' is what the model reads; expected another column than text and pair")
         self.layout = Layout(text, pair, name, id, self.split.group, stratum, delimiter, encoding)
         self.bad: list[BadRow] = []
         self.notes: list[str] = []
