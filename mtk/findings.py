@@ -55,11 +55,25 @@ def write_best(folder: Path, best: TrialRecord | None, config_of: ConfigOf) -> N
 
 def scheduled(stages: Sequence[Stage], config_of: ConfigOf, epochs: int | None = None) -> RunConfig:
     """The configuration that makes these stages again, in a run of `epochs`."""
-    tree = config_of(stages[0].parameters).to_dict()
-    last = epochs or tree["train"]["epochs"]
-    changes = [change(old, new) for old, new in pairwise(stages) if new.after < last]
-    tree["train"]["epochs"] = last
-    return make_config({**tree, "changes": [one for one in changes if one is not None]}, "schedule")
+    first = config_of(stages[0].parameters)
+    tree = with_epochs(first, epochs or first.train.epochs).to_dict()
+    for old, new in pairwise(stages):
+        if new.after < tree["train"]["epochs"]:
+            tree = _changed(tree, change(old, new))
+    return make_config(tree, "schedule")
+
+
+def with_epochs(config: RunConfig, epochs: int) -> RunConfig:
+    """The configuration for runs of so many epochs, which may be too few for its changes."""
+    tree = config.to_dict()
+    changes = [one for one in tree.get("changes", []) if one["after"] < epochs]
+    return make_config({**tree, "train": {**tree["train"], "epochs": epochs}, "changes": changes}, "schedule")
+
+
+def _changed(tree: Mapping[str, Any], changed: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The tree with one more change, in its place among those that it has."""
+    changes = [*tree.get("changes", []), *([] if changed is None else [changed])]
+    return {**tree, "changes": sorted(changes, key=lambda one: int(one["after"]))}
 
 
 def change(old: Stage, new: Stage) -> dict[str, Any] | None:
@@ -91,8 +105,7 @@ def take_over(source: RunFolder, target: Path, changed: dict[str, Any] | None, *
     """Makes `target` a run that stands where `source` does, with a change of settings. Raises CheckpointError."""
     config = source.config
     if changed is not None:
-        tree = config.to_dict()
-        config = make_config({**tree, "changes": [*tree.get("changes", []), changed]}, "take-over")
+        config = make_config(_changed(config.to_dict(), changed), "take-over")
 
     def copy(new: Path) -> None:
         hidden = shutil.ignore_patterns(".*")

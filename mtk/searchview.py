@@ -13,9 +13,8 @@ from rich.live import Live
 from rich.table import Table
 
 from mtk.api import signals
-from mtk.config import RunConfig
 from mtk.display import count, duration, make_console, say, show_table
-from mtk.findings import scheduled
+from mtk.findings import scheduled, with_epochs
 from mtk.interfaces import TrialRecord
 from mtk.notices import is_broken_pipe, silence
 from mtk.reports import write_reports
@@ -184,21 +183,15 @@ def confirm(search: Search, console: Console) -> int:
     if not plan.final_seeds or best is None:
         return 0
     seed = plan.config.train.seed + 1  # not the seed that chose them
+    epochs = plan.final_epochs or plan.config.train.epochs
     cells = [
-        Cell("untuned", _final(search.config_of({}), plan.final_epochs)),
-        Cell("tuned", _final(search.config_of(best.parameters), plan.final_epochs)),
+        Cell("untuned", with_epochs(search.config_of({}), epochs)),
+        Cell("tuned", with_epochs(search.config_of(best.parameters), epochs)),
     ]
     if len(best.stages) > 1:
-        cells.append(Cell("tuned schedule", scheduled(best.stages, search.config_of, plan.final_epochs)))
+        cells.append(Cell("tuned schedule", scheduled(best.stages, search.config_of, epochs)))
     sweep = Sweep(search.folder / "final", cells, [seed + i for i in range(plan.final_seeds)])
     return sweep.conduct(title="Tuned against untuned", command=go_on(search.folder), console=console)
-
-
-def _final(config: RunConfig, epochs: int | None) -> RunConfig:
-    chosen = config.model_copy(deep=True)
-    if epochs is not None:
-        chosen.train.epochs = epochs
-    return chosen
 
 
 def _chain(trial: TrialRecord) -> str:

@@ -1012,3 +1012,32 @@ def test_a_trial_that_cannot_take_over_another_model(tmp_path):
     search.tuner = Wrong()
     with pytest.raises(PluginError, match="or from the weights of one that does"):
         run(search)
+
+
+def forked(folder: Path, **more: Any) -> Search:
+    """Trial 0 has taken over the weights of trial 1 after an epoch."""
+    search = Search.create(folder, plan(trials=2, **more), "mtk tune")
+    search.tuner = Fork()
+    run(search)
+    return search
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_weights_taken_over_beside_changes_of_the_configurations_own(tmp_path, after):
+    own = {"after": after, "settings": {"optim": {"weight_decay": 0.5}}}
+    search = forked(tmp_path / "s", config={"changes": [own]})
+    trial = search.trials[0]
+    assert (trial.state, trial.problem, len(trial.scores)) == ("paused", "", 2)
+    schedule = mtk.findings.scheduled(trial.stages, search.config_of)
+    assert schedule.changes == session.RunFolder(tmp_path / "s/trials/000").config.changes
+    assert (schedule.at(2).optim.lr, schedule.at(2).optim.weight_decay) == (1e-9, 0.5)
+    assert mtk.findings.scheduled(trial.stages, search.config_of, epochs=1).changes == []
+
+
+def test_final_runs_may_be_too_short_for_a_change(tmp_path, monkeypatch):
+    quiet(monkeypatch)
+    own = {"after": 2, "settings": {"optim": {"weight_decay": 0.5}}}
+    short = plan("random", trials=1, config={"changes": [own]}, final_seeds=1, final_epochs=1)
+    assert conduct(Search.create(tmp_path / "s", short, "mtk tune")) == 0
+    assert conduct(Search.resume(tmp_path / "s")) == 0
+    assert session.RunFolder(tmp_path / "s/final/runs/tuned/seed-2").config.changes == []
