@@ -133,3 +133,4 @@ def tidy(run: Path, keeps_best: bool) -> None:
     names = ["last", ".last.new", ".last.old", ".best.new"]
     for name in [*names, *([] if keeps_best else ["best", ".best.old"])]:
         shutil.rmtree(run / name, ignore_errors=True)
+    shutil.rmtree(run.with_name(f".{run.name}.old"), ignore_errors=True)  # of a take-over that was cut off

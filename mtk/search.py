@@ -23,6 +23,7 @@ from filelock import FileLock
 from mtk import __version__, plugins
 from mtk.assembly import build_tasks, check_dev, check_select_on, complete
 from mtk.changes import changeable
+from mtk.checkpoint import settle
 from mtk.config import Choice, RunConfig, make_config, read_toml
 from mtk.errors import CheckpointError, ConfigError, MTKError, PluginError
 from mtk.findings import change, keep_best, take_over, tidy, write_best, write_trials
@@ -311,6 +312,8 @@ class Search:
                     for event in self._listen(slot):
                         yield event
                         self._check_failures(_ENOUGH)
+            if self.ledger.left:
+                ended = None  # stopped while it waited for those trials
             if ended is not None:
                 self._check_failures(0)
             self.write()
@@ -427,7 +430,7 @@ class Search:
         What it held is given up; were it the search's best, that is kept first. Done once, however often it is begun.
         """
         *_, before, stage = self.trials[number].stages
-        target = self.run_folder(number)
+        target = settle(self.run_folder(number))
         done = {"trial": origin, "after": stage.after}
         if (target / "run.json").exists() and RunFolder(target).facts.get("took_over") == done:
             return

@@ -1041,3 +1041,57 @@ def test_final_runs_may_be_too_short_for_a_change(tmp_path, monkeypatch):
     assert conduct(Search.create(tmp_path / "s", short, "mtk tune")) == 0
     assert conduct(Search.resume(tmp_path / "s")) == 0
     assert session.RunFolder(tmp_path / "s/final/runs/tuned/seed-2").config.changes == []
+
+
+@pytest.mark.parametrize("swap", [1, 2])
+def test_killed_while_weights_that_are_taken_over_come_into_place(tmp_path, monkeypatch, swap):
+    """After the trial's old folder is set aside, and after the new one has its name."""
+    rename, remove, swapped = Path.rename, shutil.rmtree, []
+
+    def alive() -> None:
+        if len(swapped) == swap:
+            raise Killed
+
+    def renamed(file: Path, target: Path) -> Path:
+        alive()
+        if target.parent.name == "trials":
+            swapped.append(target)
+        return rename(file, target)
+
+    def removed(folder: Path, **more: Any) -> None:
+        alive()
+        remove(folder, **more)
+
+    search = Search.create(tmp_path / "s", plan(trials=2), "mtk tune")
+    search.tuner = Fork()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", renamed)
+        patch.setattr(shutil, "rmtree", removed)
+        with pytest.raises(Killed):
+            run(search)
+    assert (tmp_path / "s/trials/.000.old").exists()
+    again = Search.resume(tmp_path / "s")
+    again.tuner = Fork()
+    run(again)
+    assert again.trials == forked(tmp_path / "whole").trials
+    assert mtk.load(tmp_path / "s/best").evaluate().aggregate == again.best.best and leftovers(tmp_path) == []
+
+
+def test_stopped_when_the_limit_was_reached_the_running_trial_goes_on_later(tmp_path, training):
+    search = Search.create(tmp_path / "s", plan("random", trials=2, slots=2, max_epochs=1), "mtk tune")
+
+    def stop(run, event):
+        if run.folder.path.name == "001" and not search._stop:
+            while spent() is None:
+                threading.Event().wait(0.02)
+            threading.Event().wait(0.2)  # until it has been looked at
+            search.stop()
+            threading.Event().wait(0.3)  # until the worker is told
+
+    spent = search._spent
+    training(stop)
+    run(search)
+    assert search.ended is None and [trial.state for trial in search.trials] == ["paused", "running"]
+    again = Search.resume(tmp_path / "s")
+    run(again)
+    assert again.ended and [trial.state for trial in again.trials] == ["paused", "paused"]
