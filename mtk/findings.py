@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from mtk.checkpoint import replace_folder
-from mtk.config import CHOICES, Choice, RunConfig, make_config, spell_out
+from mtk.config import RunConfig, make_config, spell_out
 from mtk.interfaces import Stage, TrialRecord
-from mtk.registration import KINDS
 from mtk.run import RunFolder, write_atomically
 from mtk.space import apply
 
@@ -59,7 +58,7 @@ def scheduled(stages: Sequence[Stage], config_of: ConfigOf, epochs: int | None =
     tree = with_epochs(first, epochs or first.train.epochs).to_dict()
     for old, new in pairwise(stages):
         if new.after < tree["train"]["epochs"]:
-            tree = _changed(tree, change(old, new))
+            tree = _changed(tree, change(old, new, config_of))
     return make_config(tree, "schedule")
 
 
@@ -76,15 +75,25 @@ def _changed(tree: Mapping[str, Any], changed: Mapping[str, Any] | None) -> dict
     return {**tree, "changes": sorted(changes, key=lambda one: int(one["after"]))}
 
 
-def change(old: Stage, new: Stage) -> dict[str, Any] | None:
+def change(old: Stage, new: Stage, config_of: ConfigOf) -> dict[str, Any] | None:
     """What a stage changes of the one before it, as an entry of `changes`; None for nothing."""
-    differing = {k: _spelt(k, v) for k, v in new.parameters.items() if old.parameters.get(k, _ABSENT) != v}
-    return {"after": new.after, "settings": apply({}, differing)} if differing else None
+    keys = [key for key, value in new.parameters.items() if old.parameters.get(key, _ABSENT) != value]
+    if not keys:
+        return None
+    before, after = config_of(old.parameters), config_of(new.parameters)
+    plugins = {kind: _spelt(kind, before, after) for kind in ("combiner", "mixer", "scheduler") if _is_of(kind, keys)}
+    others = {key: new.parameters[key] for key in keys if key.partition(".")[0] not in plugins}
+    return {"after": new.after, "settings": apply({}, {**others, **plugins})}
 
 
-def _spelt(key: str, value: Any) -> Any:
-    """A plugin with all its options: laid on the same plugin, none of the old ones is to stay."""
-    return spell_out(key, Choice.model_validate(value)).model_dump() if key in KINDS and key in CHOICES else value
+def _is_of(kind: str, keys: Sequence[str]) -> bool:
+    return any(key.partition(".")[0] == kind for key in keys)
+
+
+def _spelt(kind: str, before: RunConfig, after: RunConfig) -> dict[str, Any]:
+    """The plugin with all its options: laid on the same plugin, none of the old ones is to stay."""
+    old, new = (spell_out(kind, getattr(config, kind)) for config in (before, after))
+    return {**(dict.fromkeys(old.options) if old.name == new.name else {}), **new.model_dump()}
 
 
 _ABSENT = object()

@@ -436,7 +436,7 @@ class Search:
             return
         if self.best is not None and self.best.number == number and not self._holds_best(number):
             keep_best(self.folder, RunFolder(target))
-        take_over(RunFolder(self.run_folder(origin)), target, change(before, stage), took_over=done)
+        take_over(RunFolder(self.run_folder(origin)), target, change(before, stage, self.config_of), took_over=done)
 
     def _holds_best(self, number: int) -> bool:
         """Whether the search's best epoch lies in the history of the trial's weights."""

@@ -29,12 +29,13 @@ import mtk.searchview
 import mtk.session
 import mtk.worker
 from mtk import session
+from mtk.config import make_config
 from mtk.errors import CheckpointError, ConfigError, DataError, MTKError, PluginError
 from mtk.interfaces import Job, Stage, Tuner
 from mtk.search import Search
 from mtk.searchfolder import Plan
 from mtk.searchview import conduct
-from mtk.space import Space
+from mtk.space import Space, apply
 from mtk.training import EpochDone, StepDone
 from mtk.worker import Process, Trainer
 from tests import toy_plugin
@@ -1095,3 +1096,27 @@ def test_stopped_when_the_limit_was_reached_the_running_trial_goes_on_later(tmp_
     again = Search.resume(tmp_path / "s")
     run(again)
     assert again.ended and [trial.state for trial in again.trials] == ["paused", "paused"]
+
+
+@pytest.mark.parametrize(
+    ("base", "old", "new"),
+    [
+        ({}, {"scheduler": "linear", "scheduler.warmup": 0.3}, {"scheduler": "cosine", "scheduler.warmup": 0.3}),
+        ({}, {"scheduler": "step:floor=0.2", "scheduler.warmup": 0.3}, {"scheduler": "step", "scheduler.warmup": 0.3}),
+        ({"combiner": "cagrad:c=0.7"}, {"combiner": "sum"}, {"combiner": "cagrad"}),
+        ({"combiner": "cagrad:c=0.7"}, {"combiner.c": 0.2}, {"combiner.c": 0.3}),
+        ({}, {"scheduler": "cyclic:stepsize=5"}, {"scheduler": "cyclic"}),
+    ],
+)
+def test_a_change_brings_in_the_plugin_that_the_parameters_say(base, old, new):
+    def config_of(parameters: Any) -> Any:
+        return make_config(apply(toy_plugin.config(TASKS, **base).to_dict(), parameters))
+
+    def method(config: Any, kind: str) -> dict[str, Any]:
+        choice = getattr(config, kind)
+        return {"name": choice.name, **vars(mtk.plugins.build(kind, choice.name, **choice.options))}
+
+    kind = next(iter(new)).partition(".")[0]
+    schedule = mtk.findings.scheduled([Stage(0, 0, old), Stage(1, 1, new)], config_of)
+    assert method(schedule.at(0), kind) == method(config_of(old), kind)
+    assert method(schedule.at(1), kind) == method(config_of(new), kind) != method(config_of(old), kind)
