@@ -332,9 +332,10 @@ def _held(folder: Path) -> bool:
 
 
 SEARCH = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from mtk import build
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that runs the tests behind its prompt has it ignored
 executor = build("executor", "ray")
 executor.open(Path(sys.argv[1]), 1)
 worker = executor.start(Path(sys.argv[1]) / "log")
