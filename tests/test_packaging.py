@@ -20,7 +20,7 @@ import pytest
 
 from tests.test_imports import ROOT, imports_of, modules_in
 
-EXTRAS = {"minilm", "hf", "tune", "report", "eda", "parquet", "tagging", "dev", "all"}
+EXTRAS = {"minilm", "hf", "tune", "report", "eda", "parquet", "tagging", "docs", "dev", "all"}
 BUILT_IN = {folder.name for folder in (ROOT / "plugins").glob("mtk_*") if any(folder.glob("*.py"))}
 
 
@@ -122,11 +122,11 @@ def test_version_is_the_modules_and_the_changelogs(unpacked: Path) -> None:
     assert f"## [{mtk.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
-def test_extras_hold_requirements_and_all_names_every_one_but_dev() -> None:
+def test_extras_hold_requirements_and_all_names_every_one_but_those_of_developers() -> None:
     extras = _project()["optional-dependencies"]
     assert set(extras) == EXTRAS and all(extras.values())
     (everything,) = extras["all"]
-    assert set(everything.removeprefix("multitask-toolkit[").removesuffix("]").split(",")) == EXTRAS - {"all", "dev"}
+    assert set(everything.removeprefix("multitask-toolkit[").removesuffix("]").split(",")) == EXTRAS - {"all", "dev", "docs"}
 
 
 def test_every_imported_distribution_is_required() -> None:
