@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -107,6 +108,7 @@ def bf16_speedup(device: str, repeats: int = 9) -> float:
     return best[False] / best[True]
 
 
+@functools.cache  # what was trained and what is scored in one process are computed alike
 def onednn_or_torch(repeats: int = 7) -> str:
     """`onednn` where it makes float32 products without rounding them and is not clearly slow at it, else `torch`.
 
