@@ -109,11 +109,7 @@ def pool(options: argparse.Namespace) -> list[list[float]]:
     lines = read_pool(options.pool, settings)
     space = Space.parse(SPACE)
     with tempfile.TemporaryDirectory(prefix="mtk-benchmark-") as folder:
-        rows = (
-            {"sample": "always"}
-            if options.data is None
-            else {"data": reduced(options.data, options.rows, Path(folder))}
-        )
+        rows = {"sample": "always"} if options.data is None else {"data": reduced(options, Path(folder))}
         flat = {"encoder": options.encoder, "freeze": options.freeze, "epochs": options.epochs, "patience": 0}
         flat |= {"threads": options.threads, "device": options.device, "seed": options.seed}
         tree = configure(tasks=["sst"], **rows, **flat).to_dict()
@@ -145,12 +141,13 @@ def read_pool(file: Path, settings: JSON) -> list[JSON]:
     return [json.loads(line) for line in lines[1:]]
 
 
-def reduced(data: Path, rows: int, folder: Path) -> str:
-    """A folder with the first rows of SST's files."""
+def reduced(options: argparse.Namespace, folder: Path) -> str:
+    """A folder with rows of SST's files drawn at random: their order is not, the first rows are mostly positive."""
     for split in ("train", "dev"):
         name = f"ids-sst-{split}.csv"
-        lines = (data / name).read_text(encoding="utf-8").splitlines(keepends=True)
-        (folder / name).write_text("".join(lines[: rows + 1]), encoding="utf-8")
+        header, *lines = (options.data / name).read_text(encoding="utf-8").splitlines(keepends=True)
+        drawn = random.Random(options.seed).sample(lines, min(options.rows, len(lines)))
+        (folder / name).write_text("".join([header, *drawn]), encoding="utf-8")
     return str(folder)
 
 
