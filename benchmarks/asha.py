@@ -146,8 +146,8 @@ def reduced(options: argparse.Namespace, folder: Path) -> str:
     for split in ("train", "dev"):
         name = f"ids-sst-{split}.csv"
         header, *lines = (options.data / name).read_text(encoding="utf-8").splitlines(keepends=True)
-        drawn = random.Random(options.seed).sample(lines, min(options.rows, len(lines)))
-        (folder / name).write_text("".join([header, *drawn]), encoding="utf-8")
+        chosen = random.Random(options.seed).sample(lines, min(options.rows, len(lines)))
+        (folder / name).write_text("".join([header, *chosen]), encoding="utf-8")
     return str(folder)
 
 
