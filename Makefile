@@ -1,4 +1,4 @@
-# make demo: train on the built-in sample. make test, make lint and make docs: what CI runs.
+# make demo: train on the built-in sample. make test, make lint and make docs: what CI runs. make quick: without slow tests.
 # The virtual environment .venv is made when it is missing and brought up to date when pyproject.toml changes.
 # make PYTHON=python3.12 demo   makes it with another Python
 # make test ARGS="-k pcgrad"    hands arguments to pytest
@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input
 
-.PHONY: demo test lint docs
+.PHONY: demo test quick lint docs
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -18,6 +18,9 @@ demo: $(VENV)/.installed-minilm
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+
+quick: override ARGS += -m "not slow"
+quick: test
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

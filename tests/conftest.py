@@ -1,4 +1,4 @@
-"""Fixtures: one thread, the toy plugins in place of the installed ones, and a finished tiny run."""
+"""Time limits; fixtures: one thread, the toy plugins in place of the installed ones, and a finished tiny run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ import torch
 import mtk.device
 import mtk.plugins
 from tests import toy_plugin
+
+
+SECONDS, SLOW_SECONDS = 120, 300  # a test hangs that takes longer, beside much other work too
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Each test's time limit: one for what is marked slow, and one for all others."""
+    for item in items:
+        item.add_marker(pytest.mark.timeout(SLOW_SECONDS if item.get_closest_marker("slow") else SECONDS))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -127,6 +127,7 @@ def head(*arguments: str, lines: int) -> tuple[int, str]:
     return process.wait(60), said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lines", [0, 1])
 def test_a_closed_standard_output_does_not_end_training(lines: int) -> None:
     assert head("train", *OPTIONS, "--out", "one", lines=lines) == (0, "")

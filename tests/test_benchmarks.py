@@ -69,6 +69,7 @@ def test_buckets_hold_rows_of_nearly_equal_length() -> None:
     assert plain.collate(rows, epoch[0], "cpu").tokens == sum(len(ids[i]) for i in epoch[0])
 
 
+@pytest.mark.slow
 def test_the_losses_of_step_agree_with_plain_loops(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     file = tmp_path / "step.json"

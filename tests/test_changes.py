@@ -107,6 +107,7 @@ def test_a_run_that_turns_equals_one_that_was_resumed_changed(over, changes, tmp
     assert metrics(plain)[: sum(same)] == metrics(whole)[: sum(same)]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_anywhere_goes_on_the_same(tmp_path):
     settings, whole = config(combiner="pcgrad", changes=[after(1, BATCHES), after(2, MANY)]), tmp_path / "whole"
     run_all(session.start(settings, whole))

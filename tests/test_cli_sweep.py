@@ -138,6 +138,7 @@ def wait_for(pattern: str, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_killed_and_typed_again(capsys, no_reports, monkeypatch, number):
     Path("matrix.toml").write_text(MATRIX.replace("epochs = 1,", "epochs = 500, patience = 0,"))
@@ -166,6 +167,7 @@ def test_killed_and_typed_again(capsys, no_reports, monkeypatch, number):
     assert epochs == list(range(1, seen[2] + 1))  # none is missing, none is there twice
 
 
+@pytest.mark.slow
 def test_two_processes_in_one_folder_share_the_runs():
     both = [process(), process()]
     results = [one.communicate(timeout=180) for one in both]

@@ -156,6 +156,7 @@ def test_init_starts_from_a_run_with_other_tasks(capsys):
     assert "not from that run, starts fresh: head quora" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_saves_and_says_how_to_resume(number, tmp_path):
     command = [sys.executable, "-m", "mtk", *TRAIN, "--epochs", "400", "--patience", "0", "--out", "cut"]

@@ -137,6 +137,7 @@ def test_where_it_cannot_be_trained(capsys, more, said):
 # ---------------------------------------------------------------------------------------------- processes
 
 
+@pytest.mark.slow
 def test_trials_side_by_side_find_the_same(capsys):
     """In processes of their own, which on a thread of this one would share a generator."""
     how = [*TUNE, *SPACE, "--epochs", "3", "--tuner", "pbt:quantile=0.5", "--trials", "3"]
@@ -190,6 +191,7 @@ def ended(number: int) -> bool:
     return gone(number)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
 def test_killed_workers_and_a_killed_search(capsys):
     long = ["--epochs", "5000", "--set", "train.patience=0", "--tuner", "random", "--trials", "2"]

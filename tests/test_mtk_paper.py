@@ -365,6 +365,7 @@ def test_each_augmentation_and_rdrop_and_the_rest():
     assert not [name for name in names_of(tasks=["sst"], head="linear:rdrop=0.0") if "R-Drop" in name]
 
 
+@pytest.mark.slow
 def test_ablate_takes_a_finished_run_apart(capsys, few_reports, tmp_path):
     run(["train", "--task", "sst", "--task", "sts", "--combiner", "pcgrad", "--sample", *SHORT, "--out", "run"])
     command = ["ablate", "--config", "run/config.toml", *SHORT, "--seeds", "2", "--seed", "3", "--out", "out"]

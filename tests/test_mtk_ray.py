@@ -259,6 +259,7 @@ def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ray]:
     executor.close()
 
 
+@pytest.mark.slow
 @needs_ray
 def test_a_worker_trains_is_saved_while_it_trains_and_goes_on(private, tmp_path):
     there = "ray" in sys.modules  # from another test
@@ -352,6 +353,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.slow
 @needs_ray
 def test_ctrl_c_leaves_the_workers_alone_and_a_killed_search_leaves_nothing(tmp_path):
     (tmp_path / "search.py").write_text(SEARCH)
@@ -409,6 +411,7 @@ def cluster() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 @needs_ray
 def test_a_cluster_refuses_what_it_cannot_hold_and_who_has_no_token(cluster, tmp_path, monkeypatch):
     address, _ = cluster
@@ -422,6 +425,7 @@ def test_a_cluster_refuses_what_it_cannot_hold_and_who_has_no_token(cluster, tmp
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @needs_ray
 def test_trials_on_two_nodes_and_a_node_that_dies(cluster, tmp_path, monkeypatch):
     address, nodes = cluster

@@ -271,6 +271,7 @@ def test_no_dev_row_is_ever_trained_on(data: Path, tmp_path: Path, over: dict[st
     assert set(seen.evaluated) == held_out
 
 
+@pytest.mark.slow
 @real_data
 def test_no_dev_row_is_ever_trained_on_with_the_real_files() -> None:
     """The same of the published files with SICK: every row of three epochs, by id and by text.

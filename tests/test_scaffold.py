@@ -127,6 +127,7 @@ def trained(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_their_own_tests_pass(site: Path) -> None:
     tests = [str(site.parent / "mtk-sayings" / "tests"), str(COLA / "tests")]
     done = subprocess.run(

@@ -118,6 +118,7 @@ def killed(settings, out: Path, steps: int) -> Path:
 # ---------------------------------------------------------------------------------------------- resume
 
 
+@pytest.mark.slow
 def test_resumed_runs_equal_uninterrupted_ones_bit_for_bit(tmp_path):
     afresh = []
     for combiner in COMBINERS:
@@ -165,6 +166,7 @@ def test_stopping_twice_and_stopping_in_the_first_epoch(tmp_path):
     same_run(whole, path)
 
 
+@pytest.mark.slow
 def test_a_real_kill(tmp_path):
     whole, path = tmp_path / "whole", tmp_path / "killed"
     run_all(session.start(config(combiner="pcgrad"), whole))
@@ -200,6 +202,7 @@ WARM = {
 CAREFUL = {"accumulate": 2, "nonfinite": "skip", "min_gain": 0.01, "patience": 3, "score_train": 4}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("combiner", "train", "model"),
     [
