@@ -101,6 +101,11 @@ if TYPE_CHECKING:  # type checkers would take these names for Any
         Ranking as Ranking,
         Tags as Tags,
     )
+    from mtk.training import (
+        EpochDone as EpochDone,
+        Finished as Finished,
+        StepDone as StepDone,
+    )
     from mtk.worker import start_worker as start_worker
 
 _HOME = {
@@ -146,6 +151,7 @@ _HOME = {
     "mtk.api": ("text_task", "train"),
     "mtk.inference": ("TrainedModel", "load"),
     "mtk.run": ("RunFolder",),
+    "mtk.training": ("EpochDone", "Finished", "StepDone"),
     "mtk.worker": ("start_worker",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -64,7 +64,7 @@ def train(
     settings: `["optim.lr=3e-5"]`. Everything else is a flat setting of the command line with underscores:
     `combiner="pcgrad"`, `batch_size={"sst": 32}`, `head={"sts": "cosine"}`, `epochs=3`, `data="folder"`, `seed=1` ...
     resume: an interrupted run to go on with, exactly; other settings must then be the run's own. watch: called with
-    every event.
+    every event: `mtk.StepDone`, `mtk.EpochDone`, at the end `mtk.Finished`.
     Ctrl-C saves the run, says how to resume it, and raises KeyboardInterrupt; a second one ends at once, unsaved.
     Raises MTKError children.
     """

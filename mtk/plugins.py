@@ -5,6 +5,7 @@ A plugin that cannot be loaded is set aside whole (`broken()`), with one line th
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import inspect
 import os
@@ -152,7 +153,8 @@ class Plugins:
         """A plugin's registration, options and documentation. Raises PluginError where it cannot be imported."""
         registration, _ = self.find(kind, name)
         target = target_of(registration)
-        doc = inspect.cleandoc(target.__doc__ or "").split("\n\n")[0]
+        documented = target.func if isinstance(target, functools.partial) else target  # a partial shows its class's
+        doc = inspect.cleandoc(documented.__doc__ or "").split("\n\n")[0]
         return Description(registration, list(options_for(registration, target).values()), " ".join(doc.split()))
 
     def options(self, kind: str, name: str) -> list[Option]:

@@ -29,8 +29,9 @@ Reason = Literal["epochs", "patience", "max_steps", "stopped"]
 
 @dataclass(frozen=True)
 class StepDone:
-    """One optimizer step; `done` of `total` steps are behind us.
+    """One optimizer step, the epoch's `step`-th of `steps`; `done` of the run's `total` are behind us.
 
+    epoch: counted from 0.
     losses: means over the step's labelled items, times the task's weight.
     left_out: tasks that sat this step out, because their loss or gradient was not finite.
     """
@@ -51,6 +52,7 @@ class StepDone:
 class EpochDone:
     """An epoch (or the part of one that max_steps left) and the dev scores after it.
 
+    epoch: counted from 0. selected: the score that decides which epoch is the best.
     coverage: the share of each task's training rows that were drawn at least once since the run began.
     train_scores: of `train.score_train` training rows a task, the same ones every epoch, without dropout.
     """

@@ -12,7 +12,6 @@ import mtk.device
 import mtk.plugins
 from tests import toy_plugin
 
-
 SECONDS, SLOW_SECONDS = 120, 300  # a test hangs that takes longer, beside much other work too
 
 

@@ -60,6 +60,15 @@ def test_a_bare_task_is_one_task() -> None:
     assert list(folder.config.tasks) == ["sst"] and status("one") == "finished"
 
 
+def test_watch_is_called_with_every_event_of_public_kinds() -> None:
+    events: list[Any] = []
+    mtk.train("sst", out="watched", quiet=True, watch=events.append, **SMALL)
+    steps = [event for event in events if isinstance(event, mtk.StepDone)]
+    assert [step.step for step in steps] == list(range(1, steps[0].steps + 1)) and steps[0].epoch == 0
+    assert isinstance(events[-2], mtk.EpochDone) and events[-2].is_best and isinstance(events[-1], mtk.Finished)
+    assert len(events) == len(steps) + 2
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_saves_says_how_to_resume_and_raises(number: int, capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(number)

@@ -79,6 +79,11 @@ def test_show() -> None:
     assert "combiner" not in run("show", "weighted", "--kind", "mixer")
 
 
+def test_show_a_recipe_says_where_its_configuration_is_shown(installed: None) -> None:
+    text = run("show", "paper/final")
+    assert "mtk recipes paper/final" in text and "partial" not in text
+
+
 def test_show_unknown() -> None:
     with pytest.raises(PluginError, match=r"unknown plugin 'wieghted'; did you mean 'weighted'.*'bad' is broken"):
         CliRunner().invoke(app, ["show", "wieghted"], catch_exceptions=False)

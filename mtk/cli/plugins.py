@@ -96,6 +96,9 @@ def _show(registration: plugins.Registration) -> None:
     for label, text in facts.items():
         if text:
             typer.echo(f"  {label}: {text}")
+    if r.kind == "recipe":
+        typer.echo(f"\n  its configuration: mtk recipes {r.name}")
+        return
     try:
         described = plugins.describe(r.kind, r.name)
     except MTKError as error:
