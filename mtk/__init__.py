@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # type checkers would take these names for Any
         PluginError as PluginError,
         did_you_mean as did_you_mean,
     )
+    from mtk.exports import Exported as Exported
     from mtk.gradients import combine as combine
     from mtk.hookspecs import (
         Register as Register,
@@ -147,6 +148,7 @@ _HOME = {
     "mtk.tables": ("Table", "TableRow", "decode_text", "read_table"),
     "mtk.hookspecs": ("hookimpl", "Register", "RegisterCommand"),
     "mtk.plugins": ("build", "registered"),
+    "mtk.exports": ("Exported",),
     "mtk.gradients": ("combine",),
     "mtk.api": ("text_task", "train"),
     "mtk.inference": ("TrainedModel", "load"),

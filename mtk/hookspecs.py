@@ -94,7 +94,7 @@ def register_executors(register: Register) -> None:
 
 @hookspec
 def register_exporters(register: Register) -> None:
-    """Writers of prediction files in somebody's format; functions built with (), called with (model, folder, data)."""
+    """Writers of prediction files; built with (), called with (model, folder, data), and answer [mtk.Exported]."""
 
 
 @hookspec

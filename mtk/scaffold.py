@@ -39,7 +39,7 @@ _USES = {
     "augmentation": "mtk train --task sst --augment $name --sample",
     "tuner": "mtk tune --help  # --tuner $name",
     "executor": "mtk tune --help  # --executor $name",
-    "exporter": "python -c \"import mtk; mtk.build('exporter', '$name')(mtk.load(RUN), FOLDER)\"",
+    "exporter": "mtk predict RUN --export $name --out FOLDER",
     "report": "mtk sweep --help  # every installed report is written after a sweep",
     "recipe": "mtk train --recipe $name --sample",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable
 from importlib.metadata import Distribution
@@ -16,8 +17,10 @@ import mtk.plugins
 from mtk import PluginError
 from mtk.cli.app import run
 from mtk.config import make_config
+from mtk.exports import export
 from mtk.plugins import KINDS, Plugins
 from mtk.sweep import Cell, Sweep
+from mtk.testing.results import toy_model
 from tests.test_docs import SMALL_OPTIONS
 from tests.toys import ToyEncoder
 
@@ -369,6 +372,18 @@ def test_a_sweep_goes_on_after_a_broken_cell_and_broken_reports(
     shown = " ".join(capsys.readouterr().out.split())
     assert "bad: not written: report 'bad' of plugin 'bad' (mtk-bad 0.3) failed: RuntimeError" in shown
     assert "odd: not written: " in shown and "expected the path of the file that it wrote, found 'here'" in shown
+
+
+@pytest.mark.parametrize("answer", [None, [], ["file"]])
+def test_an_exporter_that_answers_otherwise_is_named(
+    use: Callable[[Any], Plugins], tmp_path: Path, answer: Any
+) -> None:
+    use(plugin("exporter", lambda: lambda model, folder, data: answer))
+    text = (
+        "no file could be written" if answer == [] else f"expected a list of mtk.Exported, one a file, found {answer}"
+    )
+    with pytest.raises(mtk.MTKError, match=re.escape(text)):
+        export("bad", toy_model(), tmp_path)
 
 
 def test_a_broken_task_of_a_run_is_left_out(use: Callable[[Any], Plugins], tmp_path: Path) -> None:

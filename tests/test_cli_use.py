@@ -211,7 +211,7 @@ def test_files_that_cannot_be_read(run: Path, tmp_path: Path) -> None:
 
 
 OPTIONS: dict[str, tuple[list[str], str]] = {
-    "nothing to predict": ([], "expected one of --text, --file and --cs224n, found none"),
+    "nothing to predict": ([], "expected one of --text, --file, --export, --cs224n, found none"),
     "text and file": (["--text", "a", "--file", "b"], "found --text and --file"),
     "three texts": (["--text", "a", "b", "c"], "expected one text, or two for a pair, found 3"),
     "empty text": (["--text", " "], "sentence: expected a text, found an empty one"),
@@ -221,8 +221,11 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
     ),
     "unknown task": (["--task", "ssst", "--text", "a"], "no task 'ssst'; did you mean 'sst'"),
     "unknown task of a file": (["--task", "ssst", "--file", "-"], "no task 'ssst'; did you mean 'sst'"),
-    "data without the course": (["--text", "a", "--data", "x"], "--data belongs to --cs224n"),
+    "data without the course": (["--text", "a", "--data", "x"], "--data belongs to --export"),
     "out with the course": (["--cs224n", "x", "--out", "y"], "leave out --out"),
+    "no folder to export to": (["--export", "cs224n"], "expected the folder to write into, --out DIR"),
+    "a form of an export": (["--export", "cs224n", "--out", "y", "--format", "csv"], "leave out --format"),
+    "an unknown exporter": (["--export", "cs225n", "--out", "y"], "unknown exporter 'cs225n'; did you mean 'cs224n'"),
     "out in no folder": (["--text", "a", "--out", "/no/such/folder/x.csv"], "found no folder /no/such/folder"),
     "out a folder": (["--text", "a", "--out", "/"], "expected a file to write, found a folder"),
 }
@@ -237,6 +240,8 @@ def test_the_course_files(run: Path, tmp_path: Path) -> None:
     shown = ok("predict", run, "--cs224n", tmp_path / "out").splitlines()
     assert "compare with nothing" in shown[0]
     assert f"{tmp_path / 'out' / 'sst-dev-output.csv'}: 120 rows" in shown
+    again = ok("predict", run, "--export", "cs224n", "--out", tmp_path / "again").splitlines()
+    assert [line.replace("again", "out", 1) for line in again] == shown
     assert any("para-dev-output.csv: skipped: the model has no such task (it has sst, sts)" in line for line in shown)
     (tmp_path / "sts-test-student.csv").write_text("\tid\tsentence1\tsentence2\n0\tab12\tone\ttwo\n")
     shown = ok("predict", run, "--cs224n", tmp_path / "other", "--data", tmp_path).splitlines()

@@ -72,6 +72,10 @@ def changing(given: Any, folder: Path, data: Path | None = None) -> Path:
     return folder / "a.txt"
 
 
+def exporting(model: Any, folder: Path, data: Path | None = None) -> list[mtk.Exported]:
+    return [mtk.Exported(changing(model, folder, data), 1)]
+
+
 def elsewhere(table: Any, folder: Path) -> Path:
     return Path(__file__)
 
@@ -149,8 +153,8 @@ WRONG: list[tuple[Callable[..., None], Any, str]] = [
     (testing.check_report, lambda: changing, "written again, other files or other contents: a.txt"),
     (testing.check_report, lambda: elsewhere, "expected files in the given folder"),
     (testing.check_report, lambda: silent, "expected the path of the main file, found None"),
-    (testing.check_exporter, lambda: silent, "expected files or a reason for none"),
-    (testing.check_exporter, lambda: changing, "written again, other files"),
+    (testing.check_exporter, lambda: silent, "expected a list of mtk.Exported, one a file, found None"),
+    (testing.check_exporter, lambda: exporting, "written again, other files"),
     (testing.check_head, Charges, "rows without labels count"),
     (testing.check_head, Rounds, "under bf16"),
     (testing.check_encoder, Unreached, "no gradient reaches parameter 'spare.weight'"),

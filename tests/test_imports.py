@@ -32,7 +32,7 @@ LAYERS = (
     ("session", "inference", "results"),
     ("display",),
     ("api",),
-    ("reports",),
+    ("exports", "reports"),
     ("sweep",),
     ("matrix", "worker", "ledger", "findings", "searchfolder", "search"),
     ("searchview",),

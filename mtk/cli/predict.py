@@ -1,4 +1,4 @@
-"""`mtk predict`: a trained run's answers for a text, a pair or a file of them, and the course's submission files."""
+"""`mtk predict`: a trained run's answers for a text, a pair or a file of them, and exporters' files."""
 
 from __future__ import annotations
 
@@ -43,11 +43,18 @@ def predict(
     form: Annotated[
         Format | None, typer.Option("--format", help="Default: by --out's suffix; else jsonl for texts, csv for files.")
     ] = None,
+    export: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:OPTIONS]",
+            help="Write an exporter's files into the folder --out. mtk plugins list --kind exporter shows them.",
+        ),
+    ] = None,
     cs224n: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write the CS 224N project's submission files into this folder.")
+        Path | None, typer.Option(metavar="DIR", help="The same as --export cs224n --out DIR: the course's files.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="With --cs224n: the folder of the project's data files.")
+        Path | None, typer.Option(metavar="DIR", help="With --export: a folder of rows, in place of the run's.")
     ] = None,
     device: DeviceOption = Device.auto,
     threads: ThreadsOption = None,
@@ -55,14 +62,22 @@ def predict(
     """Predict with a trained run: label, score and probabilities, one line a row and task."""
     texts = [*(text or []), *(more or [])]
     out = None if str(out) == "-" else out
-    _check_options(texts, file, cs224n, data, out, {"--task": task, "--out": out, "--format": form})
+    _check_options(
+        {"--text": texts, "--file": file, "--export": export, "--cs224n": cs224n},
+        {"--task": task, "--format": form},
+        data,
+        out,
+    )
     from mtk.inference import load
 
     model = load(run, device=device.value, threads=threads)
     for name in task or ():
         model.at(name)  # or why it is not here
     if cs224n is not None:
-        _export(model, cs224n, data)
+        export, out = "cs224n", cs224n
+    if export is not None:
+        assert out is not None
+        _export(export, model, out, data)
         return
     rows = _rows_of_texts(model, texts, task) if file is None else _rows_of_file(model, file, task)
     if form is None:
@@ -80,27 +95,31 @@ _FORMATS = {".jsonl": Format.jsonl, ".ndjson": Format.jsonl, ".json": Format.jso
 
 
 def _check_options(
-    texts: list[str],
-    file: Path | None,
-    cs224n: Path | None,
-    data: Path | None,
-    out: Path | None,
-    without_cs224n: Mapping[str, Any],
+    wanted: Mapping[str, Any], of_predictions: Mapping[str, Any], data: Path | None, out: Path | None
 ) -> None:
-    """Raises ConfigError for options that do not go together, before anything is loaded."""
+    """Raises ConfigError for options that do not go together, before anything is loaded.
+
+    wanted: what is to be predicted, of which there is to be one. of_predictions: what an exporter settles itself.
+    """
     from mtk.errors import ConfigError
 
-    given = [n for n, v in (("--text", texts), ("--file", file), ("--cs224n", cs224n)) if v not in (None, [])]
+    given = [name for name, value in wanted.items() if value not in (None, [])]
     if len(given) != 1:
-        raise ConfigError(f"expected one of --text, --file and --cs224n, found {' and '.join(given) or 'none'}")
-    if len(texts) > 2:
+        raise ConfigError(f"expected one of {', '.join(wanted)}, found {' and '.join(given) or 'none'}")
+    if len(texts := wanted["--text"]) > 2:
         raise ConfigError(f"--text: expected one text, or two for a pair, found {len(texts)}; --file takes many rows")
-    if data is not None and cs224n is None:
-        raise ConfigError("--data belongs to --cs224n; the rows to predict come with --file or --text")
-    needless = [name for name, value in without_cs224n.items() if value not in (None, [])]
-    if cs224n is not None and needless:
-        raise ConfigError(f"--cs224n writes all the submission files in their own form; leave out {needless[0]}")
-    if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
+    exports = given[0] in ("--export", "--cs224n")
+    if data is not None and not exports:
+        raise ConfigError("--data belongs to --export; the rows to predict come with --file or --text")
+    if exports:
+        if given[0] == "--cs224n":
+            of_predictions = {**of_predictions, "--out": out}
+        elif out is None:
+            raise ConfigError("--export: expected the folder to write into, --out DIR")
+        needless = [name for name, value in of_predictions.items() if value not in (None, [])]
+        if needless:
+            raise ConfigError(f"{given[0]} writes its files in their own form; leave out {needless[0]}")
+    elif out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
         found = "a folder" if out.is_dir() else f"no folder {out.parent}"
         raise ConfigError(f"--out {out}: expected a file to write, found {found}")
 
@@ -167,15 +186,11 @@ def _write(out: Path, text: str) -> None:
         raise DataError(f"--out {out}: cannot be written: {error.strerror or error}") from error
 
 
-def _export(model: TrainedModel, folder: Path, data: Path | None) -> None:
-    """The submission files. Raises DataError where not one could be written."""
-    from mtk import plugins
-    from mtk.errors import DataError
+def _export(exporter: str, model: TrainedModel, folder: Path, data: Path | None) -> None:
+    from mtk.exports import export
 
-    results = plugins.build("exporter", "cs224n")(model, folder, data)
+    files = export(exporter, model, folder, data)
     if data is None and model.of_sample:
         typer.echo(notices.SAMPLE)
-    for result in results:
-        typer.echo(f"{result.file}: " + (f"skipped: {result.skipped}" if result.skipped else f"{result.rows:,} rows"))
-    if all(result.skipped for result in results):
-        raise DataError(f"--cs224n {folder}: no file could be written; the first: {results[0].skipped}")
+    for one in files:
+        typer.echo(f"{one.file}: " + (f"skipped: {one.skipped}" if one.skipped else f"{one.rows:,} rows"))

@@ -13,6 +13,7 @@ from mtk import plugins
 from mtk.config import differences, make_config
 from mtk.device import Hardware
 from mtk.errors import MTKError
+from mtk.exports import Exported
 from mtk.inference import TrainedModel
 from mtk.model import MultitaskModel
 from mtk.recipes import load_recipe, resolved
@@ -76,7 +77,9 @@ def check_exporter(make: Callable[[], Callable[..., Any]], model: TrainedModel |
         folders = [Path(temporary, "new", "folder"), Path(temporary, "again")]
         for folder in folders:
             answer = _writes_or_refuses(lambda: make()(model, folder, None))  # noqa: B023
-            assert answer or _contents(folder), f"expected files or a reason for none, found {answer!r}"
+            assert isinstance(answer, str) or (answer and all(isinstance(file, Exported) for file in answer)), (
+                f"expected a list of mtk.Exported, one a file, found {answer!r}"
+            )
         _assert_same(*map(_contents, folders))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtk import DataError, Prediction
+from mtk import DataError, Exported, Prediction
 from mtk_text.tasks import CFIMDB, SST, STS, FileTask, Quora
 
 
@@ -43,22 +43,13 @@ FORMS: Mapping[type[FileTask], Form] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
-    """One submission file: `rows` written, or the reason why it was left out."""
-
-    file: Path
-    rows: int = 0
-    skipped: str = ""
-
-
 class CS224N:
     """Writes {sst,para,sts}-{dev,test}-output.csv; finetune-cfimdb-{dev,test}-out.csv too for a model with that task.
 
     Built with (); called with (model, folder, data).
     """
 
-    def __call__(self, model: Any, folder: Path, data: Path | None = None) -> list[Written]:
+    def __call__(self, model: Any, folder: Path, data: Path | None = None) -> list[Exported]:
         """Predicts every split that there is and writes its file; returns what was written and what was skipped.
 
         data: the folder of the CS 224N files, in place of the one that the model's tasks know.
@@ -79,20 +70,20 @@ class CS224N:
         return results
 
 
-def _export(model: Any, name: str, task: FileTask | None, form: Form, split: str, file: Path) -> Written:
+def _export(model: Any, name: str, task: FileTask | None, form: Form, split: str, file: Path) -> Exported:
     if task is None:
-        return Written(file, skipped=f"the model has no such task (it has {', '.join(model.tasks) or 'none'})")
+        return Exported(file, skipped=f"the model has no such task (it has {', '.join(model.tasks) or 'none'})")
     try:
         there = split in task.source.files
     except DataError as error:
-        return Written(file, skipped=str(error))
+        return Exported(file, skipped=str(error))
     if not there:
-        return Written(file, skipped=f"task '{name}' has no {split} file in {task.source.origin}")
+        return Exported(file, skipped=f"task '{name}' has no {split} file in {task.source.origin}")
     rows = task.examples(split)
     predictions: list[Prediction] = model.predict(name, rows)
     lines = [f"{row.id} , {form.show(p.value)} \n" for row, p in zip(rows, predictions, strict=True)]
     _replace(file, form.header + "".join(lines))
-    return Written(file, len(lines))
+    return Exported(file, len(lines))
 
 
 def _replace(file: Path, content: str) -> None:
