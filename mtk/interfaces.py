@@ -152,6 +152,11 @@ class Target(ABC):
     def loss(self, outputs: Any, targets: Targets) -> Tensor:
         """The natural loss of a head's outputs, *summed* over the labelled items: a float32 scalar."""
 
+    def divergence(self, first: Any, second: Any) -> Tensor:
+        """How far apart two outputs for the same rows are, item by item: float32 in the unit of the loss, of the shape
+        of `Targets.mask`, symmetric, 0 where both agree. Optional: R-Drop needs it, and refuses a target without."""
+        raise NotImplementedError(f"{type(self).__name__} has no divergence")
+
     @abstractmethod
     def predict(self, outputs: Any, targets: Targets) -> list[Prediction]:
         """B predictions; a bounded target's values stay inside its bounds."""

@@ -13,7 +13,21 @@ import torch
 from torch import nn
 
 import mtk
-from mtk import Classes, ConfigError, Features, Head, Range, Target, session
+from mtk import (
+    Classes,
+    ConfigError,
+    Features,
+    Head,
+    MultiLabel,
+    Number,
+    Ordinal,
+    PluginError,
+    Range,
+    Ranking,
+    Tags,
+    Target,
+    session,
+)
 from mtk.config import make_config
 from mtk.device import rng_state, set_rng_state
 from mtk.gradients import GradientEngine
@@ -25,14 +39,22 @@ from mtk_combiners.pcgrad import PCGrad, pcgrad_weights
 from mtk_heads.concat import Concat
 from mtk_heads.concat_diff import ConcatDiff, compare
 from mtk_heads.cosine import Cosine
-from mtk_heads.layers import disagreement
 from mtk_heads.linear import Linear
 from mtk_heads.mlp import MLP
+from mtk_heads.ordinal import OrdinalHead
+from mtk_heads.tagger import Tagger
 from tests.toys import ToyTags
 
 HEADS = [Linear, MLP, Cosine, Concat, ConcatDiff]
-NAMES = ["linear", "mlp", "cosine", "concat", "concat-diff"]
+NAMES = ["linear", "mlp", "cosine", "concat", "concat-diff", "ordinal", "tagger"]
 TARGETS: list[tuple[Target, list[Any]]] = [(Classes(["no", "yes"]), [1, None, 0, 1]), (Range(0, 5), [4.2, None, 0, 1])]
+SIZES, MOODS = Ordinal(["small", "medium", "large"]), MultiLabel(["good", "sad", "odd"])
+CASES: list[tuple[type[Head], Target, list[Any]]] = [
+    *((head, target, labels) for head in HEADS for target, labels in TARGETS),
+    *((head, SIZES, [2, None, 0, 1]) for head in (OrdinalHead, Linear, MLP, Concat)),
+    *((head, MOODS, [(0, 2), None, (), (1,)]) for head in (Linear, MLP, ConcatDiff)),
+    (Linear, Number(), [-0.5, None, 3.0, 0.2]),
+]
 
 
 def views_of(head: type[Head], count: int, rows: int = 4, size: int = 6) -> list[Features]:
@@ -46,10 +68,33 @@ def views_of(head: type[Head], count: int, rows: int = 4, size: int = 6) -> list
 # ---------------------------------------------------------------------------------------------- the loss
 
 
-def row_loss(target: Target, label: float, outputs: Sequence[float]) -> float:
-    if isinstance(target, Range):
-        return (outputs[0] - (label - 2.5) / 1.25) ** 2  # of 0 to 5: the middle, and a quarter of the width
+def row_loss(target: Target, label: Any, outputs: Sequence[float]) -> float:
+    match target:
+        case Range():
+            return (outputs[0] - (label - 2.5) / 1.25) ** 2  # of 0 to 5: the middle, and a quarter of the width
+        case Number():
+            return (outputs[0] - label) ** 2
+        case Ordinal():
+            return -sum(math.log(coin(x)[0 if label > k else 1]) for k, x in enumerate(outputs))
+        case MultiLabel():
+            return -sum(math.log(coin(x)[0 if k in label else 1]) for k, x in enumerate(outputs)) / len(outputs)
     return -math.log(softmax(outputs)[int(label)])
+
+
+def row_apart(target: Target, a: Sequence[float], b: Sequence[float]) -> float:
+    """Equation 2; of yes or no, that of each coin, summed over thresholds or averaged over labels, as losses are."""
+    match target:
+        case Range() | Number():
+            return (a[0] - b[0]) ** 2
+        case Ordinal() | MultiLabel():
+            coins = [0.5 * (kl(coin(x), coin(y)) + kl(coin(y), coin(x))) for x, y in zip(a, b, strict=True)]
+            return sum(coins) / (len(coins) if isinstance(target, MultiLabel) else 1)
+    return 0.5 * (kl(softmax(a), softmax(b)) + kl(softmax(b), softmax(a)))
+
+
+def coin(logit: float) -> tuple[float, float]:
+    """Yes and no."""
+    return 1 / (1 + math.exp(-logit)), 1 / (1 + math.exp(logit))
 
 
 def softmax(outputs: Sequence[float]) -> list[float]:
@@ -61,24 +106,19 @@ def kl(p: Sequence[float], q: Sequence[float]) -> float:
     return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
 
 
-def slow_loss(target: Target, labels: Sequence[float | None], one: Any, two: Any, alpha: float) -> float:
+def slow_loss(target: Target, labels: Sequence[Any], one: Any, two: Any, alpha: float) -> float:
     """Half of the paper's equation 4 over the labelled rows, number by number."""
     total = 0.0
     for label, a, b in zip(labels, one, two, strict=True):
         if label is None:
             continue
         natural = row_loss(target, label, a) + row_loss(target, label, b)  # equation 3
-        if isinstance(target, Range):
-            apart = (a[0] - b[0]) ** 2
-        else:
-            apart = 0.5 * (kl(softmax(a), softmax(b)) + kl(softmax(b), softmax(a)))  # equation 2
-        total += 0.5 * (natural + alpha * apart)  # half of equation 4
+        total += 0.5 * (natural + alpha * row_apart(target, a, b))  # half of equation 4
     return total
 
 
 @pytest.mark.parametrize("alpha", [0.5, 5.0])
-@pytest.mark.parametrize(("target", "labels"), TARGETS)
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(("head", "target", "labels"), CASES)
 def test_the_loss_against_a_slow_reference(head: type[Head], target: Target, labels: list[Any], alpha: float) -> None:
     """Two views of different features stand for two dropout masks. The second row has no label and counts nowhere."""
     torch.manual_seed(0)
@@ -105,32 +145,50 @@ def test_by_hand() -> None:
     p, q = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, math.log(3)]])
     forth = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
     back = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
-    assert disagreement(target, p, q).tolist() == pytest.approx([(forth + back) / 2])
+    assert target.divergence(p, q).tolist() == pytest.approx([(forth + back) / 2])
     loss = Linear(2, target, rdrop=2.0).loss((p, q), target.collate([1], 1)).item()
     assert loss == pytest.approx((math.log(2) + math.log(4 / 3)) / 2 + (forth + back) / 2)
     number = Range(0, 5)
     a, b = torch.tensor([[1.0]]), torch.tensor([[-0.5]])
-    assert disagreement(number, a, b).tolist() == [2.25]
+    assert number.divergence(a, b).tolist() == [2.25]
     loss = Linear(2, number, rdrop=2.0).loss((a, b), number.collate([2.5], 1)).item()
     assert loss == pytest.approx((1 + 0.25) / 2 + 2.25)
 
 
-@pytest.mark.parametrize("target", [target for target, _ in TARGETS])
-def test_the_disagreement_is_symmetric_and_zero_for_equal_views(target: Target) -> None:
-    draw = torch.Generator().manual_seed(0)
-    a, b = (torch.randn(5, target.size, generator=draw) * 20 for _ in range(2))
-    assert torch.allclose(disagreement(target, a, b), disagreement(target, b, a))
-    assert (disagreement(target, a, b) > 0).all() and not disagreement(target, a, a).any()
-    assert disagreement(target, a.bfloat16(), b.bfloat16()).dtype == torch.float32
+def test_tags_count_token_by_token() -> None:
+    """Of two rows with three places, what has a label counts: no padding, no rest of a word, no word without a tag."""
+    head = Tagger(2, Tags(["noun", "verb"]), rdrop=2.0)
+    rows = [head.target.align((1, 0), [None, 0, 0]), head.target.align(None, [0, 1])]  # the second word was cut off
+    targets = head.target.collate(rows, 3)
+    assert targets.mask.tolist() == [[False, True, False], [False] * 3]
+    p, q = torch.full((2, 3, 2), 50.0), torch.full((2, 3, 2), -50.0)
+    p[..., 0], q[..., 0] = 0, 0  # far apart but where the tag is
+    p[0, 1], q[0, 1] = torch.tensor([0.0, 0.0]), torch.tensor([0.0, math.log(3)])
+    apart = 0.5 * (kl([0.5, 0.5], [0.25, 0.75]) + kl([0.25, 0.75], [0.5, 0.5]))
+    assert head.loss((p, q), targets).item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2 + apart)
+    assert head.target.divergence(p, q).shape == (2, 3)
+    nothing = head.target.collate([rows[1]] * 2, 3)
+    assert head.loss((p, q), nothing).item() == 0.0
+
+
+@pytest.mark.parametrize(("head", "target"), [(head, target) for head, target, _ in CASES])
+def test_one_view_has_the_targets_own_loss(head: type[Head], target: Target) -> None:
+    """Where both views agree, R-Drop adds nothing."""
+    built = head(6, target, rdrop=3.0).eval()
+    once = views_of(head, 1)
+    labels = next(labels for _, one, labels in CASES if one is target)
+    targets = target.collate(labels, 1)
+    twice = built.loss(built(*once, *once), targets)
+    torch.testing.assert_close(twice, target.loss(built(*once), targets))
 
 
 def test_both_views_are_trained_by_the_divergence() -> None:
-    """No gradient is stopped: pulling the views together moves both of them, in opposite directions."""
-    target = Classes(["no", "yes"])
-    a, b = torch.tensor([[1.0, 0.0]], requires_grad=True), torch.tensor([[0.0, 0.0]], requires_grad=True)
-    disagreement(target, a, b).sum().backward()
+    """No gradient is stopped: what the divergence adds to the loss moves both views' outputs, towards each other."""
+    head = Linear(2, Range(0, 5), rdrop=2.0)
+    a, b = torch.tensor([[1.0]], requires_grad=True), torch.tensor([[-0.5]], requires_grad=True)
+    head.loss((a, b), head.target.collate([2.5], 1)).backward()  # (a^2 + b^2) / 2 + (a - b)^2
     assert a.grad is not None and b.grad is not None
-    assert a.grad[0, 0] > 0 > b.grad[0, 0]
+    assert (a.grad.item(), b.grad.item()) == (1.0 + 3.0, -0.5 - 3.0)
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -208,7 +266,7 @@ def test_one_view_is_evaluated_as_without(head: type[Head], target: Target, labe
     assert torch.equal(on.loss(on(*views), targets), off.loss(off(*views), targets))
 
 
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", [*HEADS, OrdinalHead, Tagger])
 def test_conformance_with_two_views(head: type[Head]) -> None:
     check_head(partial(head, rdrop=0.7))
 
@@ -231,10 +289,43 @@ def test_refuses_a_wrong_alpha(head: type[Head], rdrop: float) -> None:
 
 
 @pytest.mark.parametrize("head", [Linear, MLP, Concat, ConcatDiff])
-def test_refuses_a_target_whose_outputs_it_cannot_compare(head: type[Head]) -> None:
+def test_refuses_a_target_without_a_divergence(head: type[Head]) -> None:
     assert head(4, ToyTags()).views == 1
-    with pytest.raises(ConfigError, match=r"^rdrop: expected classes or a number .* found ToyTags; leave"):
+    with pytest.raises(
+        ConfigError,
+        match=r"^rdrop: expected a target with a divergence, found ToyTags, which has none; leave rdrop out$",
+    ):
         head(4, ToyTags(), rdrop=1.0)
+
+
+def test_serves_a_strangers_target_that_has_one() -> None:
+    """Told by the method alone; one that would be broadcast, [B, 1] against [B], is refused."""
+
+    class Absolute(ToyTags):
+        def divergence(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+            return (first - second).abs().sum(-1)
+
+    class Column(Absolute):
+        def divergence(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+            return super().divergence(first, second).unsqueeze(-1)
+
+    views = torch.zeros(1, 2, 3), torch.ones(1, 2, 3)
+    for target, right in ((Absolute(), True), (Column(), False)):
+        head = Linear(4, target, rdrop=2.0)
+        targets = target.collate([[1, 2]], 2)
+        if right:
+            assert head.loss(views, targets).item() == pytest.approx(2 * math.log(3) + 6)
+        else:
+            with pytest.raises(
+                PluginError,
+                match=r"^Column\.divergence: expected a number an item, of shape \[1, 2\], found \[1, 2, 1\]",
+            ):
+                head.loss(views, targets)
+
+
+def test_pairs_that_belong_together_have_no_r_drop() -> None:
+    with pytest.raises(PluginError, match=r"^head 'contrastive' has no option 'rdrop'"):
+        mtk.build("head", "contrastive", 4, Ranking(), rdrop="1")
 
 
 def test_refused_by_name_in_one_line() -> None:
@@ -325,7 +416,7 @@ def test_a_run_trains_saves_and_predicts(tmp_path: Path) -> None:
     assert one == two  # one view, no dropout
 
 
-def test_alpha_works_against_disagreement() -> None:
+def test_alpha_works_against_divergence() -> None:
     """Trained on the same draws, a larger alpha leaves the views closer together."""
 
     def apart(alpha: float) -> float:
@@ -340,6 +431,6 @@ def test_alpha_works_against_disagreement() -> None:
             (head.loss(head(x, x), targets) / targets.count).backward()
             optimizer.step()
         with torch.no_grad():
-            return float(torch.stack([disagreement(target, *head(x, x)).mean() for _ in range(20)]).mean())
+            return float(torch.stack([target.divergence(*head(x, x)).mean() for _ in range(20)]).mean())
 
     assert apart(8.0) < apart(1e-6) / 2

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtk.interfaces import Prediction, Target, Targets
+from mtk.targets.divergences import of_classes
 from mtk.targets.names import Names, macro_f1
 
 
@@ -37,6 +38,9 @@ class Classes(Target):
     def loss(self, outputs: Tensor, targets: Targets) -> Tensor:
         each = F.cross_entropy(outputs.float(), targets.labels, reduction="none")  # [B, C] -> [B]
         return (each * targets.mask).sum()
+
+    def divergence(self, first: Tensor, second: Tensor) -> Tensor:
+        return of_classes(first, second)  # [B, C] -> [B]
 
     def predict(self, outputs: Tensor, targets: Targets) -> list[Prediction]:
         rows = outputs.float().softmax(-1).tolist()

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mtk.errors import ConfigError
 from mtk.interfaces import Prediction, Target, Targets
+from mtk.targets.divergences import of_yes_or_no
 from mtk.targets.names import Names
 
 
@@ -50,6 +51,10 @@ class MultiLabel(Target):
     def loss(self, outputs: Tensor, targets: Targets) -> Tensor:
         each = F.binary_cross_entropy_with_logits(outputs.float(), targets.labels, reduction="none")
         return (each.mean(-1) * targets.mask).sum()  # [B, C] -> [B] -> []
+
+    def divergence(self, first: Tensor, second: Tensor) -> Tensor:
+        """The mean over the labels, as in the loss."""
+        return of_yes_or_no(first, second).mean(-1)  # [B, C] -> [B]
 
     def predict(self, outputs: Tensor, targets: Targets) -> list[Prediction]:
         """The labels' names as a list; the score is the highest probability of a label."""

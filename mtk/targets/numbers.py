@@ -44,6 +44,9 @@ class Range(Target):
         wanted = (targets.labels - self._middle) / self._unit
         return ((outputs.float().squeeze(-1) - wanted).square() * targets.mask).sum()  # [B, 1] -> []
 
+    def divergence(self, first: Tensor, second: Tensor) -> Tensor:
+        return squared_difference(first, second)
+
     def predict(self, outputs: Tensor, targets: Targets) -> list[Prediction]:
         values = (outputs.float().squeeze(-1) * self._unit + self._middle).clamp(self.low, self.high).tolist()
         return [Prediction(value, round(value, 4), value) for value in values]
@@ -97,6 +100,9 @@ class Number(nn.Module, Target):
     def loss(self, outputs: Tensor, targets: Targets) -> Tensor:
         return ((outputs.float().squeeze(-1) - targets.labels).square() * targets.mask).sum()  # [B, 1] -> []
 
+    def divergence(self, first: Tensor, second: Tensor) -> Tensor:
+        return squared_difference(first, second)
+
     def predict(self, outputs: Tensor, targets: Targets) -> list[Prediction]:
         values = [x * self.deviation + self.mean for x in outputs.float().squeeze(-1).tolist()]
         return [Prediction(value, float(f"{value:.6g}"), value) for value in values]
@@ -122,6 +128,12 @@ def as_number(raw: Any) -> float:
         return float(str(raw).strip())
     except ValueError:
         return math.nan
+
+
+def squared_difference(first: Tensor, second: Tensor) -> Tensor:
+    """Of standardised outputs, [B, 1] -> [B] float32: the divergence of the normal distributions (of variance 1/2)
+    whose negative log-likelihood is the squared error."""
+    return (first.float() - second.float()).square().squeeze(-1)
 
 
 def correlations(guesses: Sequence[float], labels: Sequence[float]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mtk.interfaces import Prediction, Target, Targets
+from mtk.targets.divergences import of_yes_or_no
 from mtk.targets.names import Names
 
 
@@ -47,6 +48,13 @@ class Ordinal(Target):
         above = targets.labels.unsqueeze(-1) > torch.arange(self.size, device=outputs.device)  # [B] -> [B, C - 1]
         each = F.binary_cross_entropy_with_logits(outputs.float(), above.float(), reduction="none")
         return (each.sum(-1) * targets.mask).sum()
+
+    def divergence(self, first: Tensor, second: Tensor) -> Tensor:
+        """The sum over the thresholds, as in the loss; of two classes, it is that of their probabilities.
+
+        Of more, the divergence of the classes' probabilities has no bound where a head lets two thresholds meet.
+        """
+        return of_yes_or_no(first, second).sum(-1)  # [B, C - 1] -> [B]
 
     def predict(self, outputs: Tensor, targets: Targets) -> list[Prediction]:
         more = outputs.float().sigmoid().sort(-1, descending=True).values  # [B, C - 1]

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from mtk.errors import ConfigError, PluginError
 from mtk.interfaces import Example, Prediction, Target, Targets
+from mtk.targets.divergences import of_classes
 from mtk.targets.names import Names, macro_f1
 
 UNREAD = -1  # the tag of a word of which the model read nothing
@@ -83,6 +84,9 @@ class Tags(Target):
         wanted = targets.labels[..., 0].clamp(min=0)  # [B, L]
         each = F.cross_entropy(outputs.float().transpose(1, 2), wanted, reduction="none")  # [B, L, C] -> [B, L]
         return (each * targets.mask).sum()
+
+    def divergence(self, first: Tensor, second: Tensor) -> Tensor:
+        return of_classes(first, second)  # [B, L, C] -> [B, L]
 
     def predict(self, outputs: Tensor, targets: Targets) -> list[Prediction]:
         """A tag for each word up to the last one read; `complete` adds the text's other words.

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mtk import Classes, ConfigError, Features, Head, Number, Range, Target, Targets
+from mtk import ConfigError, Features, Head, PluginError, Target, Targets
 
 
 def dropout_layer(dropout: float) -> nn.Dropout:
@@ -44,25 +44,28 @@ def pooled_pair(head: str, features: Sequence[Features]) -> tuple[Tensor, Tensor
 class ViewHead(Head):
     """Outputs of one view by `outputs`; with rdrop > 0 a loss over two dropout views of each row: R-Drop.
 
-    A row's loss is the mean of its views' losses + rdrop / 2 * their `disagreement`: half of the paper's equation 4,
-    -log P1 - log P2 + alpha * 1/2 (KL(P1, P2) + KL(P2, P1)). So rdrop is the paper's alpha, and a task has the same
-    weight beside other tasks as without R-Drop. Rows without a label count in neither part. Both views are trained: no
-    gradient is stopped. One view, as in evaluation, has the target's loss and predictions. Dropout is all that makes
-    the views differ: the head's own, and the encoder's, which sees every row twice.
+    A row's loss is the mean of its views' losses + rdrop / 2 * the target's `divergence` of the views: half of the
+    paper's equation 4, -log P1 - log P2 + alpha * 1/2 (KL(P1, P2) + KL(P2, P1)). So rdrop is the paper's alpha, and a
+    task has the same weight beside other tasks as without R-Drop. What has no label counts in neither part. Both views
+    are trained: no gradient is stopped. One view, as in evaluation, has the target's loss and predictions. Dropout is
+    all that makes the views differ: the head's own, and the encoder's, which sees every row twice.
 
     dropout: before the linear layer, in [0, 1); where it is not given, `--dropout` says it.
-    Source: R-Drop (Wu et al., NeurIPS 2021, arXiv 2106.14448), equations 2 to 4; numbers in a range as in the authors'
-    code for the STS benchmark. Raises ConfigError for dropout outside [0, 1), for rdrop that is negative or not finite,
-    and for rdrop > 0 with a target that is none of Classes, Range and Number.
+    Source: R-Drop (Liang et al., NeurIPS 2021, arXiv 2106.14448), equations 2 to 4, of classes, and of tags token by
+    token; of numbers the squared difference, as in the authors' code for the STS benchmark. The paper has neither
+    several labels nor ordered classes: theirs is the divergence of each yes or no in the loss. Raises ConfigError for
+    dropout outside [0, 1), for rdrop that is negative or not finite, and for rdrop > 0 with a target that has no
+    divergence; PluginError for a divergence that is not a number an item.
     """
 
     def __init__(self, hidden_size: int, target: Target, *, dropout: float = 0.1, rdrop: float = 0.0) -> None:
         super().__init__(hidden_size, target)
         if not (math.isfinite(rdrop) and rdrop >= 0):
             raise ConfigError(f"rdrop: expected a number of at least 0 (0 is off), found {rdrop}")
-        if rdrop > 0 and not isinstance(target, Classes | Number | Range):
+        if rdrop > 0 and type(target).divergence is Target.divergence:
             raise ConfigError(
-                f"rdrop: expected classes or a number as the target, found {type(target).__name__}; leave rdrop out"
+                f"rdrop: expected a target with a divergence, found {type(target).__name__}, which has none; "
+                "leave rdrop out"
             )
         self.dropout = dropout_layer(dropout)
         self.rdrop = rdrop
@@ -70,10 +73,10 @@ class ViewHead(Head):
 
     @abstractmethod
     def outputs(self, *features: Features) -> Tensor:
-        """Outputs [B, C] of one view, from one Features a text."""
+        """Outputs of one view, [B, C] or of tokens [B, L, C], from one Features a text."""
 
     def forward(self, *features: Features) -> Tensor | tuple[Tensor, Tensor]:
-        """Outputs [B, C] of one view, or of each of two."""
+        """Outputs of one view, or of each of two."""
         texts = 2 if self.reads == "bi" else 1
         if self.views == 2 and len(features) == 2 * texts:
             return self.outputs(*features[:texts]), self.outputs(*features[texts:])
@@ -84,16 +87,11 @@ class ViewHead(Head):
             return self.target.loss(outputs, targets)
         first, second = outputs
         natural = (self.target.loss(first, targets) + self.target.loss(second, targets)) / 2
-        return natural + self.rdrop / 2 * (disagreement(self.target, first, second) * targets.mask).sum()
-
-
-def disagreement(target: Target, first: Tensor, second: Tensor) -> Tensor:
-    """How far two views' outputs [B, C] are apart, row by row: [B] float32.
-
-    Classes: 1/2 (KL(P1, P2) + KL(P2, P1)) in nats, R-Drop's equation 2. Numbers: the squared difference of the
-    standardised outputs, in the unit of the squared error that is the target's loss.
-    """
-    if isinstance(target, Number | Range):
-        return (first.float() - second.float()).square().squeeze(-1)  # [B, 1] -> [B]
-    p, q = first.float().log_softmax(-1), second.float().log_softmax(-1)
-    return ((p.exp() - q.exp()) * (p - q)).sum(-1) / 2  # [B, C] -> [B]
+        apart = self.target.divergence(first, second)
+        if apart.shape != targets.mask.shape:
+            name, wanted = type(self.target).__name__, list(targets.mask.shape)
+            raise PluginError(
+                f"{name}.divergence: expected a number an item, of shape {wanted}, found {list(apart.shape)}; "
+                "correct the target, or leave rdrop out"
+            )
+        return natural + self.rdrop / 2 * (apart * targets.mask).sum()

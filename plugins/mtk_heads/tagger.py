@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mtk import ConfigError, Features, Head, Target
-from mtk_heads.layers import dropout_layer, linear_layer
+from mtk import ConfigError, Features, Target
+from mtk_heads.layers import ViewHead, linear_layer
 
 
-class Tagger(Head):
+class Tagger(ViewHead):
     """Features of tokens [B, L, D] -> outputs [B, L, C]. Of a pair, the first text is tagged, in sight of the second.
 
-    Raises ConfigError for a target that is not of tokens, for dropout outside [0, 1), and for an encoder that has no
-    features of tokens.
+    rdrop: the alpha of R-Drop (arXiv 2106.14448), token by token; 0 is off. Raises ConfigError for a target that is not
+    of tokens, for an encoder that has no features of tokens, and for wrong options, as ViewHead says.
     """
 
     level = "token"
     reads = "cross"
     needs_tokens = True
 
-    def __init__(self, hidden_size: int, target: Target, *, dropout: float = 0.1) -> None:
-        super().__init__(hidden_size, target)
-        self.dropout = dropout_layer(dropout)
+    def __init__(self, hidden_size: int, target: Target, *, dropout: float = 0.1, rdrop: float = 0.0) -> None:
+        super().__init__(hidden_size, target, dropout=dropout, rdrop=rdrop)
         self.out = linear_layer(hidden_size, target.size)
 
-    def forward(self, *features: Features) -> Tensor:
+    def outputs(self, *features: Features) -> Tensor:
         tokens = features[0].tokens
         if tokens is None:
             raise ConfigError("head 'tagger': expected features of tokens, found none; choose another --encoder")
