@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import sys
 from collections import Counter
@@ -12,7 +13,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from mtk import Classes, ConfigError, DataError, Example, PluginError, Range, Source, Task, TaskContext, build
+from mtk import (
+    Classes,
+    ConfigError,
+    DataError,
+    Example,
+    MultiLabel,
+    Number,
+    Ordinal,
+    PluginError,
+    Range,
+    Ranking,
+    Source,
+    Tags,
+    Target,
+    Task,
+    TaskContext,
+    build,
+)
 from mtk.cli.app import run as command
 from mtk.testing import check_augmentation
 from mtk_text import wordnet
@@ -261,11 +279,49 @@ def test_which_tasks_rows_are_copied(small: Path) -> None:
     assert len(copies(SINGLE, wordnet=str(small))) == len(copies(PAIRS, wordnet=str(small))) == 40
     assert copies(SINGLE, wordnet=str(small), task="other") == []
     assert len(copies(SINGLE, wordnet=str(small), task="memory")) == 40
-    strange = Memory(SINGLE.rows)
-    strange.target = object()  # type: ignore[assignment]  # such as one with a label for every word
-    assert copies(strange, wordnet=str(small)) == []
-    assert len(copies(strange, wordnet=str(small), task="memory")) == 40
     assert EDA()(SINGLE, [], seeded(0)) == []
+
+
+class Strange(Classes):
+    """A target of somebody else's, which says no more of itself than it must."""
+
+
+@pytest.mark.parametrize(
+    ("target", "label", "paired"),
+    [
+        (Ordinal(["low", "middle", "high"]), 2, False),
+        (MultiLabel(["a", "b", "c"]), (0, 2), False),
+        (MultiLabel(["a", "b", "c"]), (), True),
+        (Number(), -7.5, False),
+        (Number(), None, True),
+        (Ranking(), 1, True),
+        (Strange(["no", "yes"]), 1, False),
+    ],
+    ids=str,
+)
+def test_every_label_of_a_whole_text_is_served(target: Target, label: object, paired: bool, small: Path) -> None:
+    """Whatever the label is, the copies have it, and one text of a pair stays as it is."""
+    task = Memory([dataclasses.replace(row, label=label) for row in (PAIRS if paired else SINGLE).rows])
+    task.target = target
+    found = copies(task, wordnet=str(small), p_rd=0)
+    assert len(found) == 40 and all(copy.label == label for copy in found)
+    for row, copy in zip(task.rows, found, strict=True):
+        assert (copy.text == row.text) + (copy.pair == row.pair) == 1
+    if label is not None:
+        check_augmentation(partial(build, "augmentation", "eda", wordnet=str(small)), [task])
+
+
+def test_tags_are_refused_where_they_are_named_and_left_alone_elsewhere(small: Path) -> None:
+    """A word that is put in, taken out or moved would have no tag, or another's."""
+    tagged = Memory([Example("a", "The film was good", None, (0, 1, 0, 0))], "words")
+    tagged.target = Tags(["other", "noun"])
+    assert copies(tagged, wordnet=str(small)) == copies(tagged, wordnet=str(small), task="other") == []
+    with pytest.raises(ConfigError) as caught:
+        copies(tagged, wordnet=str(small), task="words")
+    assert str(caught.value) == (
+        "augmentation 'eda': expected a task whose labels are of whole texts, found 'words', which has one for each "
+        "word, and a word that is put in or taken out has none; name another task"
+    )
 
 
 def test_named_twice(small: Path) -> None:

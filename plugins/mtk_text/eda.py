@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from mtk import Augmentation, Classes, ConfigError, Example, Range, Task
+from mtk import Augmentation, ConfigError, Example, Task
 from mtk_text.wordnet import find_wordnet
 
 Synonyms = Callable[[str], Sequence[str]]
@@ -42,13 +42,15 @@ class EDA(Augmentation):
     in a random order of each row's own, so that all come equally often. One that has nothing to work on (no word with a
     synonym, a single word to swap or delete) leaves its turn to the next; a text that none can change is copied as it
     is, and so is one where no word happened to be deleted. Of a pair, one text is changed, drawn at random for each
-    copy: changing both would wear the label down twice. The copies of row ID are ID-eda-1 and so on, behind all rows.
+    copy: changing both would wear the label down twice. So a copy and its row have a text in common, and where a
+    batch's other rows are the negatives (Ranking), they are each other's when they meet. The copies of row ID are
+    ID-eda-1 and so on, behind all rows.
 
     copies: per row. alpha_sr, alpha_ri, alpha_rs: how many words of a text's l are replaced, inserted, and how many
     pairs swapped: max(1, alpha * l) rounded down; 0 does without that operation. p_rd: the probability that a word is
     deleted; at least one stays; 0 does without. The paper recommends 16 copies with 0.05 for some 500 rows, 8 with 0.05
     for 2,000, and 4 with 0.1 for 5,000 and more.
-    task: the only task whose rows are copied; default: every trained task with classes or numbers as labels.
+    task: the only task whose rows are copied; default: every trained task whose labels are of whole texts (not tags).
     wordnet: a folder with a WordNet database (index.noun, data.noun and so on), which a run records as given, so name
     it in full where the run may be resumed from elsewhere. Default: the one that $MTK_WORDNET
     names, that nltk has downloaded, or that is installed (Debian: wordnet-base); where there is none, the built-in
@@ -57,8 +59,8 @@ class EDA(Augmentation):
     Source: Wei and Zou, EMNLP 2019, arXiv 1901.11196. Other than in the authors' code, letter case and punctuation stay
     (they move with the words that they are attached to; by themselves they are no words), n words are n places in the
     text and not n different words with all their occurrences, and the base form of a word is no synonym of it. Raises
-    ConfigError for options out of range; PluginError where nltk is missing and DataError where WordNet is, unless
-    alpha_sr and alpha_ri are 0.
+    ConfigError for options out of range and for a `task` of tags; PluginError where nltk is missing and DataError where
+    WordNet is, unless alpha_sr and alpha_ri are 0.
     """
 
     def __init__(
@@ -84,7 +86,13 @@ class EDA(Augmentation):
         self.alpha_sr, self.alpha_ri, self.alpha_rs, self.p_rd = alpha_sr, alpha_ri, alpha_rs, p_rd
 
     def __call__(self, task: Task, rows: Sequence[Example], generator: torch.Generator) -> Sequence[Example]:
-        wanted = isinstance(task.target, Classes | Range) if self.task is None else task.name == self.task
+        tagged = task.target.level == "token"
+        if tagged and self.task == task.name:
+            raise ConfigError(
+                f"augmentation 'eda': expected a task whose labels are of whole texts, found '{task.name}', which has "
+                "one for each word, and a word that is put in or taken out has none; name another task"
+            )
+        wanted = not tagged if self.task is None else task.name == self.task
         if not wanted or not rows:
             return rows
         operations = self._operations(task.source.sample)
