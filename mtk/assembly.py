@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from mtk import plugins
 from mtk.config import Choice, RunConfig, TaskConfig, spell_out, spell_out_changes
 from mtk.data import EpochPlan, TaskRows, draw_rows, generator, tokenise
+from mtk.datacheck import Leak, leaks_between
 from mtk.device import Hardware
 from mtk.errors import ConfigError, DataError, MTKError, did_you_mean
 from mtk.interfaces import (
@@ -49,6 +51,12 @@ class Parts:
 
     def weight(self, task: str) -> float:
         return loss_weight(self.config, self.tasks[task])
+
+    @cached_property
+    def leaks(self) -> list[Leak]:
+        """The dev rows whose texts another task is trained on."""
+        train, dev = ({name: own.examples for name, own in part.items()} for part in (self.train, self.dev))
+        return leaks_between(train, dev)
 
 
 def assemble(config: RunConfig, hardware: Hardware, encoder: Encoder | None = None) -> Parts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from mtk.interfaces import Example, Task, Tokenizer
 
 SPLITS = ("train", "dev", "test")
 _WORD = re.compile(r"[^\W_]+")
+_NO_LETTERS = bytes(set(range(256)) - set(b"abcdefghijklmnopqrstuvwxyz0123456789"))
 _NO_LIMIT = 1 << 20  # tokens
 
 
@@ -97,6 +98,34 @@ def normalised(row: Example) -> Hashable:
     """A row's texts without case and punctuation, a pair's in sorted order: equal means `the same rows`."""
     texts = [row.text] if row.pair is None else [row.text, row.pair]
     return tuple(sorted(" ".join(_WORD.findall(text.lower())) or text.strip() for text in texts))
+
+
+def leaks_between(train: Mapping[str, Sequence[Example]], dev: Mapping[str, Sequence[Example]]) -> list[Leak]:
+    """The dev rows of each task that stand in another task's training rows, as `check_data` compares them.
+
+    Costs some microseconds a row, for few are normalised: those whose letters some dev row has.
+    """
+    known = {_rough(row) for rows in dev.values() for row in rows} if len(dev) > 1 else set()
+    trained = {name: {normalised(row) for row in rows if _rough(row) in known} for name, rows in train.items()}
+    leaks = []
+    for name, rows in dev.items():
+        others = {other: seen for other, seen in trained.items() if seen and other != name}
+        keys = [normalised(row) for row in rows] if others else []
+        for other, seen in others.items():
+            ids = [row.id for row, key in zip(rows, keys, strict=True) if key in seen]
+            if ids:
+                leaks.append(Leak(name, "dev", len(rows), other, "train", ids))
+    return leaks
+
+
+def _rough(row: Example) -> int:
+    """A hash of the ASCII letters and digits: equal for rows that are equal when normalised, in a third of the time."""
+    own = hash(_letters(row.text))
+    return own if row.pair is None else own ^ hash(_letters(row.pair))
+
+
+def _letters(text: str) -> bytes:
+    return text.lower().encode("utf-8", "surrogatepass").translate(None, _NO_LETTERS)
 
 
 def _read(task: Task, report: DataReport) -> dict[str, Sequence[Example]]:

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from mtk.assembly import head_inputs
 from mtk.config import OptimConfig
+from mtk.datacheck import Leak
 from mtk.evaluation import Scores
 from mtk.notices import REAL_DATA, SAMPLE, silence
 from mtk.run import RunFolder
@@ -195,6 +196,8 @@ def show_plan(session: Session, console: Console) -> None:
         say(console, f"data of {name}: {task.source.origin}")
         for note in task.notes:
             say(console, f"  {note}")
+    if parts.leaks:
+        say(console, leak_warning(parts.leaks))
     if session.fresh:
         say(console, f"not from that run, starts fresh: {', '.join(session.fresh)}")
     if any(task.source.sample for task in parts.tasks.values()):
@@ -204,6 +207,17 @@ def show_plan(session: Session, console: Console) -> None:
         if at.done:
             say(console, f"resuming at epoch {at.epoch + 1}, after step {at.done:,}")
         say(console, f"run folder: {session.folder.path}")
+
+
+def leak_warning(leaks: Sequence[Leak]) -> str:
+    """Which tasks' dev scores flatter, the worst first, since another task trains on their texts; what to do."""
+    worst = sorted(leaks, key=lambda leak: -len(leak.ids) / leak.rows)
+    some = [f"{len(one.ids):,} of the {one.rows:,} {one.task} dev rows ({one.other_task})" for one in worst[:3]]
+    more = f", and so in {count(len(leaks) - 3, 'more pair')} of tasks" if len(leaks) > 3 else ""
+    return (
+        f"warning: another task trains on {', '.join(some)}{more}: scores on these flatter; give tasks on the same "
+        "rows the same split; mtk data check names the rows"
+    )
 
 
 def frozen(session: Session) -> str:

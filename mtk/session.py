@@ -161,6 +161,10 @@ def _new_folder(out: Path, parts: Parts, command: str, **facts: Any) -> RunFolde
         process=this_process(),
         hardware=parts.hardware.to_dict(),
         select_on=config.train.select_on,
+        leaks=[
+            {"task": one.task, "dev_rows": one.rows, "leaked": len(one.ids), "trained_by": one.other_task}
+            for one in parts.leaks
+        ],
         **facts,
         **provenance(config, parts.tasks),
     )

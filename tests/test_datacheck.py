@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from mtk.datacheck import Quantiles, check_data, normalised, quantiles
+from mtk.datacheck import Quantiles, check_data, leaks_between, normalised, quantiles
 from mtk.errors import DataError
 from mtk.interfaces import Encoding, Example, Source, Task, TaskContext
 from mtk.targets import Classes, MultiLabel, Range
@@ -93,6 +94,37 @@ def test_leaks_within_a_task_and_across_tasks() -> None:
         ("a", "dev", "b", "train", ["4"]),
         ("b", "test", "b", "dev", ["8"]),
     ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_leaks_between_trained_tasks_are_those_that_a_check_of_the_data_finds(seed: int) -> None:
+    draw = random.Random(seed)
+    words = ["one", "ONE", "two.", "Zwölf", "zwölf!", "двенадцать", "«Двенадцать»", "十二", "\u212a", "k", "?!", "…"]
+    words += ["3_4", "3 4"]
+
+    def rows(count: int) -> list[Example]:
+        texts = [" ".join(draw.choices(words, k=draw.randint(1, 2))) for _ in range(2 * count)]
+        return [row(str(i), texts[i], 0, draw.choice([None, texts[i + count]])) for i in range(count)]
+
+    tasks = {name: {"train": rows(60), "dev": rows(30)} for name in "abc"}
+    found = leaks_between({n: tasks[n]["train"] for n in "ab"}, {n: tasks[n]["dev"] for n in tasks})
+    whole = check_data([Toy(name, YES_NO, **splits) for name, splits in tasks.items()]).leaks
+    wanted = {(one.task, one.other_task): set(one.ids) for one in whole if one.task != one.other_task}
+    assert {(one.task, one.other_task): set(one.ids) for one in found} == {
+        k: v for k, v in wanted.items() if k[1] != "c"
+    }
+    assert len(found) == 4 and all(len(one.ids) < one.rows == 30 for one in found)
+
+
+@pytest.mark.parametrize("held", [row("2", "ONE: two"), row("2", "Three?", 0, "one, two")])
+def test_leaks_are_found_whatever_the_case_the_signs_and_the_order(held: Example) -> None:
+    train = [row("1", "one two"), row("3", "«One» Two!", 0, "THREE")]
+    found = leaks_between({"a": train}, {"a": [], "b": [held, row("4", "one two three")]})
+    assert [(one.task, one.other_task, one.rows, one.ids) for one in found] == [("b", "a", 2, ["2"])]
+
+
+def test_one_task_by_itself_leaks_to_no_other() -> None:
+    assert leaks_between({"a": [row("1", "x")]}, {"a": [row("2", "x")]}) == []
 
 
 def test_a_split_that_cannot_be_read_is_reported_and_the_rest_goes_on() -> None:

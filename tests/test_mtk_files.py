@@ -90,7 +90,7 @@ def test_what_was_found_is_said(tmp_path: Path) -> None:
     notes = " | ".join(found.notes)
     assert "a.csv: separated by ';', cp1252 (no UTF-8: byte 0xe9 in line 2), 20 rows" in notes
     assert "label 'label': 2 different texts -> classes x, y" in notes
-    assert "dev and test carved with seed 11711: train 16, dev 2, test 2; in proportion by 'label'" in notes
+    assert "dev and test carved with seed 11711: train 16, dev 2, test 2; rows of one text stay together" in notes
 
 
 def test_a_quoted_text_may_break_lines_and_lines_are_counted(tmp_path: Path) -> None:
@@ -180,6 +180,11 @@ FAULTS: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
         r"threshold: a task of range has no such option",
     ),
     "metric": (GOOD, {"metric": "macro_f2"}, r"metric: no 'macro_f2' for classes; did you mean 'macro_f1'"),
+    "strata of no classes": (
+        csv_of(i / 10 for i in range(40)),
+        {"split": {"stratify": True}},
+        r"split: stratify: expected a column for a task of range, whose labels are no classes, found true",
+    ),
     "share": (GOOD, {"split": {"dev": 0.6, "test": 0.5}}, r"split: expected shares from 0 on that leave some rows"),
     "split's key": (GOOD, {"split": {"dve": 0.6}}, r"split: unknown key 'dve'; did you mean 'dev'"),
     "too few rows": (csv_of("xyxy"), {}, r"carving left dev without rows: 4 rows"),
@@ -347,7 +352,8 @@ def test_weights_and_threshold() -> None:
 
 
 def test_rows_without_a_label_train_nothing_and_are_no_fault(tmp_path: Path) -> None:
-    found = task("auto", data=write(tmp_path / "a.csv", csv_of(["x", "y", ""] * 20)))
+    content = csv_of(["x", "y", ""] * 20)
+    found = task("auto", data=write(tmp_path / "a.csv", content), split={"stratify": True})
     assert all(row.label is not None for row in found.examples("train"))
     kept = [row.label for split in ("dev", "test") for row in found.examples(split)]
     assert kept.count(None) == 4 and len(kept) == 12
@@ -370,6 +376,47 @@ def test_files_for_all_splits_are_taken_as_they_are(tmp_path: Path) -> None:
     assert [row.id for row in found.examples("train")] == [row.id for row in found.examples("dev")]
     with pytest.raises(DataError, match=r"task 'mine' has no test rows"):
         found.examples("test")
+
+
+COLUMNS: dict[str, tuple[str, dict[str, Any]]] = {
+    "stars": ("ordinal", {"labels": ["1", "2", "4", "5"], "bad_rows": 9}),  # a 3 is a bad row
+    "rare": ("classes", {}),  # of half the rows
+    "length": ("range", {}),
+    "topics": ("multilabel", {"separator": ";"}),
+}
+
+
+@pytest.mark.parametrize("split", [None, {"stratify": "stars"}, {"test": 0.2}])
+def test_tasks_on_the_same_rows_are_carved_alike(split: Any, tmp_path: Path) -> None:
+    """Other labels, missing or wrong ones among them, are no reason for another carve."""
+    lines = [
+        f"text {i % 75},{'12453'[i % 5 if i < 45 else i % 4]},{'yn'[i % 7 > 0] if i % 2 else ''},{i},a;b\n"
+        for i in range(80)
+    ]
+    file = write(tmp_path / "a.csv", "text,stars,rare,length,topics\n" + "".join(lines))
+    tasks = [task(kind, data=file, label=name, split=split, **own) for name, (kind, own) in COLUMNS.items()]
+    ids = [{name: {row.id for row in one.examples(name)} for name in ("train", "dev", "test")} for one in tasks]
+    assert len(tasks[0].bad) == 9 and len(ids[1]["train"]) < len(ids[2]["train"])
+    for one in ids:
+        assert all(one[name] <= ids[2][name] for name in one)
+    assert ids[1]["dev"] == ids[2]["dev"] == ids[3]["dev"] and ids[1]["test"] == ids[3]["test"]
+
+
+def test_classes_in_proportion_by_choice(tmp_path: Path) -> None:
+    """Nine rows of `rare` among ninety: the default leaves dev without one, and says so."""
+    file = write(tmp_path / "a.csv", csv_of("rare" if i < 9 else "often" for i in range(90)))
+    plain = task("classes", data=file, split={"dev": 0.2, "seed": 0})
+    asked = task("classes", data=file, split={"dev": 0.2, "seed": 0, "stratify": True})
+    found = [[sum(row.label == 1 for row in one.examples(name)) for name in ("dev", "test")] for one in (plain, asked)]
+    assert found == [[0, 0], [2, 1]]
+    assert any("in proportion by 'label'" in note for note in asked.notes)
+    assert "no dev row of rare" in plain.notes[-1] and not any("no dev row" in note for note in asked.notes)
+
+
+def test_how_rows_are_carved_is_spelled_out(tmp_path: Path) -> None:
+    """A run's configuration carves the same rows where the defaults have changed."""
+    found = task("classes", data=tweets(tmp_path), text="tweet", label="emotion", split={"dev": 0.2})
+    assert found.spec[1]["split"] == {"dev": 0.2, "seed": 11711, "stratify": False}
 
 
 def test_fewer_rows_by_choice(tmp_path: Path) -> None:
@@ -482,7 +529,6 @@ kind = "range"
 data = "data/tweets.csv"
 text = "tweet"
 label = "length"
-split = { stratify = "emotion" }
 
 [train]
 epochs = 1
@@ -518,6 +564,29 @@ def test_one_file_with_several_tasks_and_the_runs_settings(
     assert "expected one task, found a run's configuration; use it with --config" in capsys.readouterr().err
     assert command(["train", "--config", "project.toml", "--task", "emotion", *options(out="one")]) == 0
     assert set(mtk.load("one").tasks) == {"emotion"}
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_a_training_says_where_one_task_trains_on_anothers_dev_rows(
+    alike: bool, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(here / "a.csv", "text,x,y\n" + "".join(f"text {i},{'ab'[i % 2]},{'cde'[i % 3]}\n" for i in range(120)))
+    split = {"stratify": True}
+    tasks = [mtk.text_task(name, data="a.csv", label=name, split=None if alike else split) for name in "xy"]
+    run = mtk.train(tasks=tasks, out="run", **{**SMALL, "quiet": False})
+    model = mtk.load(run)
+    texts = {n: {s: {row.text for row in model.tasks[n].examples(s)} for s in ("train", "dev")} for n in "xy"}
+    leaked = {(a, b): len(texts[a]["dev"] & texts[b]["train"]) for a, b in ("xy", "yx")}
+    assert run.facts["leaks"] == [
+        {"task": a, "dev_rows": 12, "leaked": number, "trained_by": b} for (a, b), number in leaked.items() if number
+    ]
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    if alike:
+        assert (run.facts["leaks"], lines) == ([], [])
+    else:
+        assert len(lines) == 1 and leaked["x", "y"] > 0
+        assert f"another task trains on {leaked['x', 'y']} of the 12 x dev rows (y), " in lines[0]
+        assert lines[0].endswith("give tasks on the same rows the same split; mtk data check names the rows")
 
 
 def test_tasks_of_ones_own_beside_others(here: Path) -> None:

@@ -19,14 +19,15 @@ _WORD = re.compile(r"[^\W_]+")
 class Split:
     """How dev and test are carved. dev, test: shares of the rows; None for the default.
 
-    stratify: by the label where it is a class, by the column of that name, or (False) not at all. group: a column whose
-    equal values stay together.
+    stratify: by the column of that name, by the task's own label, a class (True), or not at all: then tasks with other
+    labels on the same rows are carved alike, and none trains on another's dev rows. group: a column whose equal values
+    stay together.
     """
 
     dev: float | None = None
     test: float | None = None
     seed: int = 11711
-    stratify: bool | str = True
+    stratify: bool | str = False
     group: str | None = None
 
     @classmethod

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mtk import ConfigError, DataError, Example, Prediction, Source, Task, TaskContext, did_you_mean
 from mtk_files.carving import Item, Split, carve, largest_tie
 from mtk_files.hub import read_hub
+from mtk_files.labels import some
 from mtk_files.rows import (
     ALL,
     PARTS,
@@ -35,7 +38,7 @@ class FileTask(Task):
     hub: the name of a Hub data set. config, revision: of that data set; default: its own, the newest.
     splits: the data set's names of train, dev and test, where they differ.
     text, pair, label, id: columns; without `id` a row is named by its line.
-    split: {dev = 0.1, test = 0.1, seed = 11711, stratify = true, group = "column"}; see carving.Split.
+    split: {dev = 0.1, test = 0.1, seed = 11711, stratify = false, group = "column"}; see carving.Split.
     delimiter, encoding: of the files, where they are not to be found out.
     max_rows: so many training rows, drawn by the split's seed. metric: the main one.
     bad_rows: how many bad rows are left out of each file before reading fails.
@@ -46,7 +49,7 @@ class FileTask(Task):
 
     kind: ClassVar[str]
     own: ClassVar[tuple[str, ...]] = ()  # options that not all kinds have
-    stratified: ClassVar[bool] = False  # labels are classes, which carved splits get in proportion
+    stratified: ClassVar[bool] = False  # labels are classes, which carved splits can get in proportion
 
     def __init__(
         self,
@@ -132,7 +135,7 @@ class FileTask(Task):
         bad = sorted([*bad, *wrong], key=lambda one: one.line)
         self.bad = [one for one in self.bad if one.file != file] + bad
         check_bad_rows(bad, self._given["bad_rows"], "")
-        return tuple(example for example, _ in examples)
+        return _good(examples)
 
     @property
     def primary(self) -> str:
@@ -142,7 +145,8 @@ class FileTask(Task):
     def spec(self) -> tuple[str, Mapping[str, Any]]:  # type: ignore[override]
         """The kind, and the options with what was found in the rows."""
         given = {key: value for key, value in self._given.items() if value not in (None, {}, [])}
-        return self.kind, {**given, **self.found}
+        split = {key: value for key, value in asdict(self.split).items() if value is not None}
+        return self.kind, {**given, "split": split, **self.found}
 
     @property
     def found(self) -> Mapping[str, Any]:
@@ -214,18 +218,20 @@ class FileTask(Task):
             self._parts = find_parts(self.data, self.context.data, self.name)
         return self._parts
 
-    def _parsed(self, rows: Sequence[Row]) -> tuple[list[tuple[Example, Row]], list[BadRow]]:
-        """Examples with the rows that they are of, and the rows whose labels are wrong."""
-        good, bad = [], []
+    def _parsed(self, rows: Sequence[Row]) -> tuple[list[Example | None], list[BadRow]]:
+        """An example a row, None where its label is wrong; and those rows."""
+        examples: list[Example | None] = []
+        bad: list[BadRow] = []
         for row in rows:
             try:
                 label = None if row.raw is None else self.target.parse(self.raw_label(row.raw))
                 example = Example(row.id, row.texts[0], row.texts[1] if self.paired else None, label)
                 self.target.check(example)
-                good.append((example, row))
+                examples.append(example)
             except (ValueError, TypeError) as error:
+                examples.append(None)
                 bad.append(BadRow(row.place, row.file, row.line, f"column '{self.layout.label}': {shortened(error)}"))
-        return good, bad
+        return examples, bad
 
     def _read_splits(self) -> dict[str, tuple[Example, ...]]:
         parts = {}
@@ -251,8 +257,15 @@ class FileTask(Task):
         self._check_metric(train)
         return {**splits, "train": tuple(train)}
 
-    def _carved(self, parts: Mapping[str, Sequence[tuple[Example, Row]]]) -> dict[str, tuple[Example, ...]]:
-        """The splits: those that are there, and those that are carved."""
+    def _carved(self, parts: Mapping[str, Sequence[Example | None]]) -> dict[str, tuple[Example, ...]]:
+        """The splits: those that are there, and those that are carved.
+
+        Rows whose labels are wrong are carved with the others, so that a task with other labels is carved alike.
+        """
+        if self.split.stratify is True and not self.stratified:
+            raise ConfigError(
+                f"split: stratify: expected a column for a task of {self.kind}, whose labels are no classes, found true"
+            )
         asked = {"dev": self.split.dev, "test": self.split.test}
         both = next((name for name, share in asked.items() if share and name in parts), None)
         if both:
@@ -261,13 +274,13 @@ class FileTask(Task):
         default = {"dev": DEFAULT_SHARE, "test": DEFAULT_SHARE if pool == ALL else 0.0}
         shares = {n: default[n] if s is None else s for n, s in asked.items() if n not in parts}
         shares = {name: share for name, share in shares.items() if share > 0}
-        splits = {name: tuple(example for example, _ in rows) for name, rows in parts.items() if name != pool}
+        splits = {name: _good(examples) for name, examples in parts.items() if name != pool}
         if not shares:
-            return {"train": tuple(example for example, _ in parts[pool]), **splits}
-        items = [self._item(example, row) for example, row in parts[pool]]
+            return {"train": _good(parts[pool]), **splits}
+        items = [self._item(row, example) for row, example in zip(self.rows()[pool], parts[pool], strict=True)]
         names = carve(items, dict(reversed(shares.items())), self.split.seed)  # test first: it hangs on no dev
         for split in ("train", *shares):
-            splits[split] = tuple(e for (e, _), name in zip(parts[pool], names, strict=True) if name == split)
+            splits[split] = _good([e for e, name in zip(parts[pool], names, strict=True) if name == split])
             if not splits[split]:
                 asked_for = ", ".join(f"{name} {share:g}" for name, share in shares.items())
                 raise DataError(
@@ -277,24 +290,34 @@ class FileTask(Task):
                 )
         sizes = ", ".join(f"{split} {len(splits[split]):,}" for split in PARTS if split in splits)
         self.notes.append(f"{' and '.join(shares)} carved with seed {self.split.seed}: {sizes}{self._how_carved()}")
+        self._note_missing_classes({"train": 1 - sum(shares.values()), **shares}, splits)
         return {split: splits[split] for split in PARTS if split in splits}
 
-    def _item(self, example: Example, row: Row) -> Item:
-        if isinstance(self.split.stratify, str):
-            stratum = row.stratum
-        else:
-            stratum = example.label if self.split.stratify and self.stratified else None
-        return Item(row.texts, row.group, stratum)
+    def _item(self, row: Row, example: Example | None) -> Item:
+        if self.split.stratify is True:
+            return Item(row.texts, row.group, None if example is None else example.label)
+        return Item(row.texts, row.group, row.stratum)
 
     def _how_carved(self) -> str:
-        by = self.split.stratify if isinstance(self.split.stratify, str) else self.layout.label
-        strata = f"; in proportion by '{by}'" if by != self.layout.label or (by and self._by_label) else ""
+        by = self.layout.label if self.split.stratify is True else self.split.stratify
+        strata = f"; in proportion by '{by}'" if by else ""
         group = f" or '{self.split.group}'" if self.split.group else ""
         return f"{strata}; rows of one text{group} stay together"
 
-    @property
-    def _by_label(self) -> bool:
-        return self.split.stratify is not False and self.stratified
+    def _note_missing_classes(self, shares: Mapping[str, float], splits: Mapping[str, Sequence[Example]]) -> None:
+        """Says of which classes a carved split has no row, where carving in proportion would have given it one."""
+        if self.split.stratify or not self.stratified:
+            return
+        names: Sequence[str] = getattr(self.target, "names", ())
+        found = {split: Counter(row.label for row in splits[split]) for split in shares}
+        rows = [sum(counts[label] for counts in found.values()) for label in range(len(names))]
+        missing = {
+            split: [names[label] for label, count in enumerate(rows) if not found[split][label] and count * share >= 1]
+            for split, share in shares.items()
+        }
+        said = "; ".join(f"no {split} row of {some(labels)}" for split, labels in missing.items() if labels)
+        if said:
+            self.notes.append(f"{said}: split = {{ stratify = true }} carves in proportion")
 
     def _check_metric(self, rows: Sequence[Example]) -> None:
         """Refuses a main metric that the target has not, before anything is trained."""
@@ -306,6 +329,10 @@ class FileTask(Task):
                 raise ConfigError(
                     f"task '{self.name}': metric: no '{metric}' for {self.kind}{did_you_mean(metric, known)}"
                 )
+
+
+def _good(examples: Sequence[Example | None]) -> tuple[Example, ...]:
+    return tuple(example for example in examples if example is not None)
 
 
 def _renamed(row: Row, id: str) -> Row:

@@ -74,7 +74,7 @@ class ClassNames:
             return name
         if not self.strict and name.isdecimal() and int(name) < len(self.all):
             return self.all[int(name)]
-        raise ValueError(f"expected one of {_some(self.all)}, found '{name}'")
+        raise ValueError(f"expected one of {some(self.all)}, found '{name}'")
 
 
 def find_names(raws: Sequence[Any]) -> tuple[list[str], str]:
@@ -86,7 +86,7 @@ def find_names(raws: Sequence[Any]) -> tuple[list[str], str]:
         spellings.setdefault(name.lower(), Counter())[name] += 1
     names = [count.most_common(1)[0][0] for count in spellings.values()]
     joined = [f"'{other}'" for count in spellings.values() for other, _ in count.most_common()[1:]]
-    note = f"; {_some(joined)} differ from them in case alone and count as the same" if joined else ""
+    note = f"; {some(joined)} differ from them in case alone and count as the same" if joined else ""
     return sorted(names, key=as_number if numeric else str.lower), note
 
 
@@ -144,7 +144,7 @@ def guess(rows: Sequence[Row], column: str) -> Guess:
         note += (
             f'; some hold \'{several}\': for several labels a row write kind = "multilabel", separator = "{several}"'
         )
-    return Guess("classes", {"labels": names}, f"{where}: {many} texts -> classes {_some(names)}{note}")
+    return Guess("classes", {"labels": names}, f"{where}: {many} texts -> classes {some(names)}{note}")
 
 
 def _guess_of_lists(raws: Sequence[Any], tagged: bool, where: str) -> Guess:
@@ -153,11 +153,12 @@ def _guess_of_lists(raws: Sequence[Any], tagged: bool, where: str) -> Guess:
     if not names:
         raise DataError(f"{where}: expected labels, found empty lists alone")
     kind, other = ("tags", "multilabel") if tagged else ("multilabel", "tags")
-    why = f'lists of {len(names):,} different texts -> {kind} {_some(names)}; else write kind = "{other}"'
+    why = f'lists of {len(names):,} different texts -> {kind} {some(names)}; else write kind = "{other}"'
     return Guess(kind, {"labels": names}, f"{where}: {why}")
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
     more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
 
@@ -188,7 +189,7 @@ class WeightedClasses(nn.Module, Classes):
         if threshold is not None and (len(self.names) != 2 or not 0 < threshold < 1):
             raise ConfigError(
                 f"threshold: expected a probability between 0 and 1, and two classes; found {threshold} and "
-                f"{len(self.names)} classes ({_some(self.names)})"
+                f"{len(self.names)} classes ({some(self.names)})"
             )
 
     def fit(self, labels: Sequence[Any]) -> None:
