@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -276,8 +277,9 @@ def provenance(config: RunConfig, tasks: Mapping[str, Task]) -> dict[str, Any]:
 
 
 def data_facts(tasks: Mapping[str, Task]) -> dict[str, Any]:
-    """Where every task's rows came from, with the SHA-256 of each file."""
-    return {name: _data(task) for name, task in tasks.items()}
+    """Where every task's rows came from, with the SHA-256 of each file, which is read once."""
+    sha256 = functools.cache(lambda file: hashlib.sha256(file.read_bytes()).hexdigest())
+    return {name: _data(task, sha256) for name, task in tasks.items()}
 
 
 def check_plugins(path: Path, facts: Mapping[str, Any]) -> None:
@@ -309,10 +311,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _data(task: Task) -> dict[str, Any]:
+def _data(task: Task, sha256: Callable[[Path], str]) -> dict[str, Any]:
     source = task.source
-    files = {
-        split: {"file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-        for split, file in source.files.items()
-    }
+    files = {split: {"file": file.name, "sha256": sha256(file)} for split, file in source.files.items()}
     return {"origin": source.origin, "sample": source.sample, "files": files}

@@ -301,15 +301,33 @@ def _spelled_out(config: RunConfig) -> dict[str, Any]:
 
 
 def check_data(path: Path, facts: dict[str, Any], now: dict[str, Any]) -> None:
-    """Refuses to resume on other data. Raises ConfigError that names task and split."""
+    """Refuses to resume on other data. Raises ConfigError that names task, split and files."""
     for name, recorded in facts.get("data", {}).items():
-        for split, file in recorded["files"].items():
-            found = now.get(name, {}).get("files", {}).get(split)
-            if split in ("train", "dev") and found != file:
+        for split in ("train", "dev"):
+            before, after = _files_of(split, recorded), _files_of(split, now.get(name, {}))
+            if before != after:
                 raise ConfigError(
                     f"{path}: the {split} rows of task '{name}' are not those the run was trained on "
-                    f"({file['file']} changed or another file stands in its place); give the same --data, or start anew"
+                    f"({_difference(before, after)}); give the same --data, or start anew"
                 )
+
+
+def _files_of(split: str, data: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What run.json holds of a split's files: `train`, `train 2` and so on."""
+    return [file for key, file in data.get("files", {}).items() if key.partition(" ")[0] == split]
+
+
+def _difference(before: list[dict[str, str]], after: list[dict[str, str]]) -> str:
+    lost, new = (
+        [file["file"] for file in one if file not in other] for one, other in ((before, after), (after, before))
+    )
+    said = [f"{name} changed" for name in lost if name in new]
+    said += [f"{name} is no longer there" for name in lost if name not in new]
+    said += [f"{name} is new" for name in new if name not in lost]
+    return (
+        ", ".join(said[:5]) + (f" and {len(said) - 5} more" if len(said) > 5 else "")
+        or "their files stand in another order"
+    )
 
 
 def _init_folder(config: RunConfig) -> tuple[Path | None, RunConfig]:

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 import mtk
-from mtk import Classes, ConfigError, DataError, MTKError, Number, Ordinal, Range, TaskContext, build
+from mtk import Classes, ConfigError, DataError, MTKError, Number, Ordinal, Range, TaskContext, build, session
 from mtk.cli.app import run as command
 from mtk.run import RunFolder
 from mtk.testing import check_task
+from mtk.training import Finished
 from mtk_files.conll import tags_of
 from mtk_files.labels import WeightedClasses
 
@@ -587,6 +588,29 @@ def test_a_training_says_where_one_task_trains_on_anothers_dev_rows(
         assert len(lines) == 1 and leaked["x", "y"] > 0
         assert f"another task trains on {leaked['x', 'y']} of the 12 x dev rows (y), " in lines[0]
         assert lines[0].endswith("give tasks on the same rows the same split; mtk data check names the rows")
+
+
+def test_resume_compares_every_file(here: Path) -> None:
+    for number in (1, 2, 3):
+        tweets(here, 30, f"part-{number}.csv")
+    mine = mtk.text_task("mine", data="part-*.csv", text="tweet", label="emotion")
+    settings = {key: value for key, value in SMALL.items() if key != "quiet"}
+    run = session.start(mtk.configure(tasks=[mine], **settings), here / "run")
+    for _ in run.run():
+        run.stop()
+    assert [file["file"] for file in run.folder.facts["data"]["mine"]["files"].values()] == [  # type: ignore[union-attr]
+        f"part-{number}.csv" for _ in ("train", "dev", "test") for number in (1, 2, 3)
+    ]
+    kept = (here / "part-2.csv").read_text()
+    write(here / "part-2.csv", kept.replace("glad", "jolly"))
+    with pytest.raises(ConfigError, match=r"the train rows of task 'mine' .* \(part-2.csv changed\)"):
+        session.resume(here / "run")
+    write(here / "part-2.csv", kept)
+    tweets(here, 3, "part-4.csv")
+    with pytest.raises(ConfigError, match=r"the train rows of task 'mine' .* \(part-4.csv is new\)"):
+        session.resume(here / "run")
+    (here / "part-4.csv").unlink()
+    assert list(session.resume(here / "run").run())[-1] == Finished("epochs")
 
 
 def test_tasks_of_ones_own_beside_others(here: Path) -> None:

@@ -346,6 +346,37 @@ def test_resume_refuses_changed_data(tmp_path):
     run_all(session.resume(path))
 
 
+def files(**contents: str) -> dict:
+    """What run.json says of a task's files: `train_2="b.csv:changed"`."""
+    pairs = {key.replace("_", " "): text.split(":") for key, text in contents.items()}
+    return {"t": {"origin": "", "files": {key: {"file": name, "sha256": sha} for key, (name, sha) in pairs.items()}}}
+
+
+@pytest.mark.parametrize(
+    ("now", "what"),
+    [
+        (files(train="a.csv:1", train_2="b.csv:9", train_3="c.csv:3", dev="d.csv:4"), "train .*\\(b.csv changed\\)"),
+        (files(train="a.csv:1", train_2="c.csv:3", dev="d.csv:4"), "train .*\\(b.csv is no longer there\\)"),
+        (
+            files(train="0.csv:0", train_2="a.csv:1", train_3="b.csv:2", train_4="c.csv:9", dev="d.csv:4"),
+            "train .*\\(c.csv changed, 0.csv is new\\)",
+        ),
+        (files(train="b.csv:2", train_2="a.csv:1", train_3="c.csv:3", dev="d.csv:4"), "train .*in another order"),
+        (
+            files(train="a.csv:1", train_2="b.csv:2", train_3="c.csv:3", dev="d.csv:4", dev_2="e.csv:5"),
+            "dev .*e.csv is",
+        ),
+        (files(train="a.csv:1", train_2="b.csv:2", train_3="c.csv:3", dev="d.csv:4", test="f.csv:6"), None),
+    ],
+)
+def test_every_file_of_train_and_dev_is_compared(now, what):
+    then = files(train="a.csv:1", train_2="b.csv:2", train_3="c.csv:3", dev="d.csv:4", test="e.csv:5")
+    if what is None:  # nothing that is trained on or selected by
+        return session.check_data(Path("run"), {"data": then}, now)
+    with pytest.raises(ConfigError, match=f"^run: the {what}"):
+        session.check_data(Path("run"), {"data": then}, now)
+
+
 def test_resume_refuses_what_is_no_run(tmp_path):
     refused(CheckpointError, "no such run folder", path=tmp_path / "nowhere")
     refused(CheckpointError, "not a run folder", path=tmp_path)
