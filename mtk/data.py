@@ -76,24 +76,30 @@ class TaskRows:
 
 def tokenise(encoder: Encoder, head: Head, paired: bool, rows: Sequence[Example], max_length: int) -> TaskRows:
     """Tokenises rows once, as the head reads them, and aligns their labels. Raises DataError for a label that does not
-    fit its text."""
+    fit its text.
+
+    A target of tokens has labels for words, and white space says no more than where they end: its texts are read with
+    single spaces, since a byte-level tokenizer makes tokens of the others.
+    """
     for row in rows:
         try:
             head.target.check(row)
         except ValueError as error:
             raise DataError(f"row '{row.id}': {error}") from None
+    tagged = head.target.level == "token"
+    firsts = [" ".join(row.text.split()) if tagged else row.text for row in rows]
     if paired and head.reads == "bi":
-        texts: list[list[tuple[str, str | None]]] = [[(row.text, None) for row in rows]]
+        texts: list[list[tuple[str, str | None]]] = [[(text, None) for text in firsts]]
         texts.append([(row.pair or "", None) for row in rows])
     else:
-        texts = [[(row.text, row.pair) for row in rows]]
+        texts = [[(text, row.pair) for text, row in zip(firsts, rows, strict=True)]]
     limit = min(max_length, encoder.max_length)
     encoded = [encoder.tokenizer.encode(part, limit) for part in texts]
     if any(len(part) != len(rows) for part in encoded):
         raise plugins.wrong(encoder, "tokenizer.encode", f"{len(rows)} encodings", len(encoded[0]))
     words: Sequence[Sequence[int | None]] = [e.words for e in encoded[0]]
-    if head.target.level == "token":
-        words = whole_words(encoder.tokenizer, [row.text for row in rows], encoded[0])
+    if tagged:
+        words = whole_words(encoder.tokenizer, firsts, encoded[0])
     labels = [head.target.align(row.label, of_row) for row, of_row in zip(rows, words, strict=True)]
     truncated = sum(any(part[i].truncated for part in encoded) for i in range(len(rows)))
     flat = tuple(
@@ -108,11 +114,12 @@ def tokenise(encoder: Encoder, head: Head, paired: bool, rows: Sequence[Example]
 
 
 def whole_words(tokenizer: Tokenizer, texts: Sequence[str], encodings: Sequence[Encoding]) -> list[list[int | None]]:
-    """Each encoding's `words`, counted in the words that white space separates: a tokenizer may split those further.
+    """Each encoding's `words`, counted in the words that single spaces separate: a tokenizer may split those further,
+    and differently behind a space (GPT-2's: "'s" is one word, " 's" two).
 
-    Raises ConfigError for a tokenizer whose words hold white space, or to which a run of white space is a word.
+    Raises ConfigError for a tokenizer whose words hold white space.
     """
-    split = [text.split() for text in texts]
+    split = [[f" {word}" if number else word for number, word in enumerate(text.split())] for text in texts]
     known = list(dict.fromkeys(word for words in split for word in words))
     alone = tokenizer.encode([(word, None) for word in known], _NO_LIMIT)
     pieces = {
@@ -125,8 +132,7 @@ def whole_words(tokenizer: Tokenizer, texts: Sequence[str], encodings: Sequence[
         if seen > len(owner) or (seen < len(owner) and not encoding.truncated):
             raise ConfigError(
                 f"a target of tokens needs a tokenizer that splits texts at white space; this encoder's finds {seen} "
-                f"words in '{text[:60]}', and {len(owner)} in its words one by one; put single spaces between words, "
-                "or choose another --encoder"
+                f"words in '{text[:60]}', and {len(owner)} in its words one by one; choose another --encoder"
             )
         found.append([None if w is None else owner[w] for w in encoding.words])
     return found

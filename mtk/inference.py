@@ -18,7 +18,7 @@ from mtk.config import RunConfig, TrainConfig
 from mtk.data import MicroBatch, TaskRows, evaluation_batches, fuse, tokenise
 from mtk.device import Hardware, choose
 from mtk.errors import CheckpointError, ConfigError, DataError, PluginError, did_you_mean
-from mtk.evaluation import Scores, evaluate, predict, predict_together, score
+from mtk.evaluation import Scores, evaluate, predict, predict_together, same_tokens, score
 from mtk.interfaces import Encoder, Example, Head, Prediction, Source, Task, TaskContext
 from mtk.model import MultitaskModel
 from mtk.rows import Row, can_read, examples_of, found_in, numbered, to_example, wanted_by
@@ -88,9 +88,10 @@ class TrainedModel:
         out: list[dict[str, Prediction]] = [{} for _ in rows_given]
         for (_, examples), group in groups.items():
             tokens = {name: self._tokenise(name, examples) for name in group}
-            for name, predictions in predict_together(self.model, tokens, self.hardware).items():
-                for answers, prediction in zip(out, predictions, strict=True):
-                    answers[name] = prediction
+            for alike in same_tokens(tokens):
+                for name, predictions in predict_together(self.model, alike, self.hardware).items():
+                    for answers, prediction in zip(out, predictions, strict=True):
+                        answers[name] = prediction
         return [{name: answers[name] for name in chosen} for answers in out]
 
     def evaluate(

@@ -16,6 +16,7 @@ from mtk import (
     Classes,
     ConfigError,
     Example,
+    Head,
     MultiLabel,
     Number,
     Ordinal,
@@ -33,6 +34,7 @@ from mtk.targets.ranking import ranks_of_own
 from mtk.testing.labels import is_label
 from mtk_encoders.tiny import tiny_bert
 from mtk_encoders.tokenizer import FastTokenizer
+from mtk_heads.linear import Linear
 from mtk_heads.tagger import Tagger
 from tests.toys import ToyEncoder
 
@@ -342,16 +344,40 @@ def test_the_rows_of_a_run_have_a_tag_for_each_of_these_words() -> None:
     ]
 
 
-def test_words_of_a_byte_level_tokenizer() -> None:
-    """As GPT-2's: a space belongs to the word behind it, and a run of spaces is a word of its own, which is refused."""
+def byte_level() -> FastTokenizer:
+    """Split as by GPT-2: a space belongs to what is behind it, and a run of spaces is a word of its own."""
     letters = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     backend = Tokenizer(models.BPE(vocab=letters, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer = FastTokenizer(backend, 0, {})
-    (found,) = whole_words(tokenizer, ["I'm (in)"], tokenizer.encode([("I'm (in)", None)], 24))
-    assert found == [0, 0, 0, 1, 1, 1, 1, 1]  # the space with the word behind it
-    with pytest.raises(ConfigError, match="put single spaces between words"):
-        whole_words(tokenizer, ["I   am"], tokenizer.encode([("I   am", None)], 24))
+    return FastTokenizer(backend, 0, {})
+
+
+def test_words_of_a_byte_level_tokenizer() -> None:
+    tokenizer, texts = byte_level(), ["I'm (in)", "I 'm 's", "'s I"]
+    found = whole_words(tokenizer, texts, tokenizer.encode([(text, None) for text in texts], 24))
+    assert found[0] == [0, 0, 0, 1, 1, 1, 1, 1]  # the space with the word behind it
+    assert found[1] == [0, 1, 1, 1, 2, 2, 2]  # behind a space, the mark is split from its letter
+    assert found[2] == [0, 0, 1, 1]
+
+
+def test_white_space_is_no_token_where_words_have_tags() -> None:
+    """Runs of it, at either end too: the same tokens and places as with single spaces. Other texts stay."""
+    encoder = ToyEncoder()
+    encoder.tokenizer = byte_level()  # type: ignore[assignment]
+    texts = ["so  they\t \u00a0go \n", "  so they go", "so they go"]
+
+    def lengths(head: Head, pair: Sequence[str | None]) -> list[int]:
+        rows = [Example(text, text, other, None) for text, other in zip(texts, pair, strict=True)]
+        tokens = tokenise(encoder, head, pair[0] is not None, rows, 64)
+        assert [row.text for row in tokens.examples] == texts
+        if head.level == "token":
+            assert tokens.labels[0][:10] == [(-1, 0), None, (-1, 1), *[None] * 4, (-1, 2), None, None]
+            assert all(label[:10] == tokens.labels[0][:10] for label in tokens.labels)
+        return tokens.lengths.tolist()
+
+    assert lengths(Tagger(8, NOUNS), [None] * 3) == [10, 10, 10]
+    assert lengths(Tagger(8, NOUNS), ["", " ", "  "]) == [10, 11, 12]
+    assert lengths(Linear(8, LETTERS), [None] * 3) == [len(text.encode()) for text in texts]
 
 
 def test_a_tokenizer_whose_words_hold_white_space_is_refused() -> None:

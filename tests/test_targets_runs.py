@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 import mtk
 import mtk.plugins
@@ -36,6 +37,7 @@ from mtk.config import RunConfig, make_config, merge
 from mtk.errors import ConfigError, DataError
 from mtk.testing import check_registered, check_task
 from mtk.training import EpochDone, StepDone
+from mtk_encoders.tokenizer import FastTokenizer
 from tests import toy_plugin
 
 pytestmark = pytest.mark.usefixtures("kinds")
@@ -394,6 +396,19 @@ def test_predictions_as_a_table(everything: Path, tmp_path: Path, capsys: pytest
     assert [row["task"] for row in rows] == ["places", "moods"]
     assert json.loads(rows[0]["label"])["words"][0] == "caf\u00e9" and "caf\u00e9" in text
     assert isinstance(json.loads(rows[1]["label"]), list) and float(rows[1]["p_good"]) >= 0
+
+
+def test_tasks_of_one_text_that_is_read_in_two_ways(everything: Path) -> None:
+    """To a byte-level tokenizer a run of spaces is a token, but where words have tags: two encoder passes, not one."""
+    letters = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    backend = Tokenizer(models.BPE(vocab=letters, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model = mtk.load(everything, device="cpu", threads=1)
+    model.model.encoder.tokenizer = FastTokenizer(backend, 0, {})
+    text, names = "the  day in\tindia ", ["moods", "places", "nouns"]
+    (together,) = model.predict_all([text], tasks=names)
+    assert together == {name: model.predict(name, [text])[0] for name in names}
+    assert together["places"].label["words"] == ["the", "day", "in", "india"] and len(together["nouns"].value) == 4
 
 
 def test_words_behind_the_limit_are_tagged_too(everything: Path) -> None:

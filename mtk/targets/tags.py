@@ -25,9 +25,9 @@ _CHUNK = re.compile(r"O|[BIES](-.+)?")
 class Tags(Target):
     """One of C tags a word; outputs [B, L, C] are logits, the loss is cross-entropy at the first token of each word.
 
-    Words are what white space separates in the row's first text; a task whose files hold lists of words joins them by
-    spaces. Parsed labels are tuples of indices, one a word. A file holds names or indices with white space between
-    them ("B-PER I-PER O"), or in JSON a list.
+    Words are what white space, however much, separates in the row's first text; a task whose files hold lists of words
+    joins them by spaces. Parsed labels are tuples of indices, one a word. A file holds names or indices with white
+    space between them ("B-PER I-PER O"), or in JSON a list.
 
     Names of the form O, B-TYPE, I-TYPE (E- and S- too: IOBES) mark entities, and the main metric is their micro F1, as
     seqeval counts them: conlleval's reading, which lets an entity begin with I. All other names are plain tags, and the
