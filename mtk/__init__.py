@@ -88,8 +88,10 @@ if TYPE_CHECKING:  # type checkers would take these names for Any
         Sweep as Sweep,
     )
     from mtk.tables import (
+        BadRow as BadRow,
         Table as Table,
         TableRow as TableRow,
+        check_bad_rows as check_bad_rows,
         decode_text as decode_text,
         read_table as read_table,
     )
@@ -145,7 +147,7 @@ _HOME = {
     "mtk.searchrecord": ("Dimension", "SearchRecord", "TrialEpoch", "trial_history"),
     "mtk.settings": ("configure",),
     "mtk.sweep": ("Cell", "Sweep"),
-    "mtk.tables": ("Table", "TableRow", "decode_text", "read_table"),
+    "mtk.tables": ("BadRow", "Table", "TableRow", "check_bad_rows", "decode_text", "read_table"),
     "mtk.hookspecs": ("hookimpl", "Register", "RegisterCommand"),
     "mtk.plugins": ("build", "registered"),
     "mtk.exports": ("Exported",),

@@ -45,6 +45,37 @@ class Table:
     delimiter: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that was left out, and why, as `Task.bad` lists them. place: its file, or its data set and split.
+
+    known: one of a published file's own bad rows, which are expected.
+    """
+
+    place: str
+    line: int
+    reason: str
+    file: Path | None = None
+    known: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.place}:{self.line}: {self.reason}{' (known in the published file)' if self.known else ''}"
+
+
+def check_bad_rows(bad: Iterable[BadRow], tolerated: int, skip: str = "") -> None:
+    """Raises DataError where a file's bad rows, known ones apart, are more than what is tolerated.
+
+    skip: what would leave them out, with {count} where their number belongs; empty where no option does.
+    """
+    rows = [row for row in bad if not row.known]
+    if len(rows) <= tolerated:
+        return
+    others = ", ".join(str(row.line) for row in rows[1:9]) + (", ..." if len(rows) > 9 else "")
+    more = f" ({len(rows)} bad rows in this file; also in lines {others})" if len(rows) > 1 else ""
+    way = f", or {skip.replace('{count}', str(len(rows)))}" if skip else ""
+    raise DataError(f"{rows[0]}{more}; mend the file{way}")
+
+
 def read_table(
     file: Path, *, delimiter: str | None = None, encoding: str | None = None, guess_encoding: bool = False
 ) -> Table:

@@ -100,7 +100,7 @@ def test_bad_rows_are_tolerated_by_choice_and_counted(tmp_path: Path) -> None:
     assert [row.line for row in task.bad] == [3, 5]
     task = sst(tmp_path, bad_rows=2)
     assert [row.id for row in task.examples("train")] == ["a", "c"]
-    assert [(row.line, row.id, row.known) for row in task.bad] == [(3, "b", False), (5, "d", False)]
+    assert [(row.line, row.reason[:7], row.known) for row in task.bad] == [(3, "row 'b'", False), (5, "row 'd'", False)]
     with pytest.raises(ConfigError, match="bad_rows >= 0"):
         sst(tmp_path, bad_rows=-1)
 

@@ -8,18 +8,27 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mtk import ConfigError, DataError, Example, Prediction, Source, Task, TaskContext, did_you_mean
+from mtk import (
+    BadRow,
+    ConfigError,
+    DataError,
+    Example,
+    Prediction,
+    Source,
+    Task,
+    TaskContext,
+    check_bad_rows,
+    did_you_mean,
+)
 from mtk_files.carving import Item, Split, carve, largest_tie
 from mtk_files.hub import read_hub
 from mtk_files.labels import some
 from mtk_files.rows import (
     ALL,
     PARTS,
-    BadRow,
     Layout,
     Paths,
     Row,
-    check_bad_rows,
     find_parts,
     labels_of,
     open_file,
@@ -134,7 +143,7 @@ class FileTask(Task):
         examples, wrong = self._parsed(rows)
         bad = sorted([*bad, *wrong], key=lambda one: one.line)
         self.bad = [one for one in self.bad if one.file != file] + bad
-        check_bad_rows(bad, self._given["bad_rows"], "")
+        check_bad_rows(bad, self._given["bad_rows"])
         return _good(examples)
 
     @property
@@ -184,7 +193,7 @@ class FileTask(Task):
             for part, table in read_hub(self.hub, given["config"], given["revision"], given["splits"]).items():
                 place = f"{self.hub} {part}"
                 rows, bad = read_rows(place, None, table, self.layout, labelled=part != "test")
-                check_bad_rows(bad, self._given["bad_rows"], self.name)
+                self._check_bad_rows(bad)
                 self._rows[part], self.bad = rows, [*self.bad, *bad]
                 self.there = self.there or table.columns
                 self.notes.append(f"{place}: {len(rows):,} rows")
@@ -198,7 +207,7 @@ class FileTask(Task):
             for file in files:
                 table = open_file(file, self.layout)
                 rows, bad = read_rows(str(file), file, table, self.layout, labelled=part != "test")
-                check_bad_rows(bad, self._given["bad_rows"], self.name)
+                self._check_bad_rows(bad)
                 if len(files) > 1:
                     rows = [_renamed(row, f"{file.stem}:{row.id}") for row in rows]
                 self._rows[part] += rows
@@ -230,8 +239,12 @@ class FileTask(Task):
                 examples.append(example)
             except (ValueError, TypeError) as error:
                 examples.append(None)
-                bad.append(BadRow(row.place, row.file, row.line, f"column '{self.layout.label}': {shortened(error)}"))
+                bad.append(BadRow(row.place, row.line, f"column '{self.layout.label}': {shortened(error)}", row.file))
         return examples, bad
+
+    def _check_bad_rows(self, bad: Sequence[BadRow]) -> None:
+        skip = f"leave such rows out: bad_rows = {{count}} in task '{self.name}'"
+        check_bad_rows(bad, self._given["bad_rows"], skip)
 
     def _read_splits(self) -> dict[str, tuple[Example, ...]]:
         parts = {}
@@ -240,7 +253,7 @@ class FileTask(Task):
             self.bad = [*self.bad, *wrong]
         for place in dict.fromkeys(one.place for one in self.bad):
             of_file = sorted((one for one in self.bad if one.place == place), key=lambda one: one.line)
-            check_bad_rows(of_file, self._given["bad_rows"], self.name)
+            self._check_bad_rows(of_file)
         if not self.guessed:
             self.notes.append(f"kind {self.kind}, as given")
         splits = self._carved(parts)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtk import ConfigError, DataError, Table, TableRow, did_you_mean, read_table
+from mtk import BadRow, ConfigError, DataError, Table, TableRow, did_you_mean, read_table
 from mtk_files.conll import SUFFIXES, is_spans, read_conll, tags_of
 
 PARTS = ("train", "dev", "test")
@@ -48,29 +48,6 @@ class Row:
     raw: Any = None
     group: Any = None
     stratum: Any = None
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that was left out, and why. place: its file, or data set and split."""
-
-    place: str
-    file: Path | None
-    line: int
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.place}:{self.line}: {self.reason}"
-
-
-def check_bad_rows(bad: Sequence[BadRow], tolerated: int, task: str) -> None:
-    """Raises DataError where a file's bad rows are more than what is tolerated. task: its name; empty: no option."""
-    if len(bad) <= tolerated:
-        return
-    others = ", ".join(str(row.line) for row in bad[1:9]) + (", ..." if len(bad) > 9 else "")
-    more = f" ({len(bad)} bad rows in this file; also in lines {others})" if len(bad) > 1 else ""
-    skip = f", or leave such rows out: bad_rows = {len(bad)} in task '{task}'" if task else ""
-    raise DataError(f"{bad[0]}{more}; mend the file{skip}")
 
 
 # ---------------------------------------------------------------------------------------------- which files
@@ -154,7 +131,7 @@ def read_rows(
             if found.id in seen:
                 raise ValueError(f"its id '{found.id}' stands already in line {seen[found.id]}")
         except ValueError as error:
-            bad.append(BadRow(place, file, row.line, shortened(error)))
+            bad.append(BadRow(place, row.line, shortened(error), file))
             continue
         seen[found.id] = row.line
         good.append(found)

@@ -8,22 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtk import DataError, Example, TableRow, did_you_mean, read_table
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that was left out: where it stands, and why. `known` marks the published files' own bad rows."""
-
-    file: Path
-    line: int
-    id: str
-    reason: str
-    known: bool = False
-
-    def __str__(self) -> str:
-        known = " (known in the published file)" if self.known else ""
-        return f"{self.file}:{self.line}: row '{self.id}': {self.reason}{known}"
+from mtk import BadRow, DataError, Example, TableRow, did_you_mean, read_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,28 +43,13 @@ def read_examples(
                 raise ValueError(f"its id stands already in line {seen[name]}; ids must differ within a file")
         except ValueError as error:
             reason = textwrap.shorten(str(error), 300, placeholder=" ...")  # one line, whatever the field holds
-            bad.append(BadRow(file, row.line, name, reason, name in known))
+            bad.append(BadRow(str(file), row.line, f"row '{name}': {reason}", file, name in known))
             continue
         seen[name] = row.line
         examples.append(example)
     if not examples and not bad:
         raise DataError(f"{file}: expected rows below the header, found none")
     return examples, bad
-
-
-def check_bad_rows(bad: Collection[BadRow], tolerated: int, task: str = "") -> None:
-    """Raises DataError where a file's unexpected bad rows are more than what is tolerated.
-
-    task: `NAME` or `NAME=KIND` as `mtk train --task` takes it; empty where no option would help.
-    """
-    unexpected = [row for row in bad if not row.known]
-    if len(unexpected) <= tolerated:
-        return
-    first, count = unexpected[0], len(unexpected)
-    others = ", ".join(str(row.line) for row in unexpected[1:9]) + (", ..." if count > 9 else "")
-    more = f" ({count} bad rows in this file; also in lines {others})" if count > 1 else ""
-    skip = f", or train with --task {task}:bad_rows={count}" if task else ""
-    raise DataError(f"{first}{more}; mend the file{skip}")
 
 
 def _check_columns(file: Path, columns: tuple[str, ...], layout: Layout, labelled: bool, ids: bool) -> None:

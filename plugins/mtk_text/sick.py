@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from mtk import Augmentation, ConfigError, DataError, Example, Range, Task
-from mtk_text.reading import Layout, check_bad_rows, read_examples
+from mtk import Augmentation, ConfigError, DataError, Example, Range, Task, check_bad_rows
+from mtk_text.reading import Layout, read_examples
 from mtk_text.tasks import STS
 
 FILES = {"train": "SICK_train.txt", "trial": "SICK_trial.txt"}

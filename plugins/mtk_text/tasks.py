@@ -7,8 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from mtk import Classes, ConfigError, DataError, Example, Range, Source, Task, TaskContext
-from mtk_text.reading import BadRow, Layout, check_bad_rows, read_examples
+from mtk import (
+    BadRow,
+    Classes,
+    ConfigError,
+    DataError,
+    Example,
+    Range,
+    Source,
+    Task,
+    TaskContext,
+    check_bad_rows,
+)
+from mtk_text.reading import Layout, read_examples
 from mtk_text.sources import file_names, find_source
 
 
@@ -79,7 +90,7 @@ class FileTask(Task):
         self.bad = [row for row in self.bad if row.file != file] + bad
         # Commands that read a user's own file take no task options.
         spec = self.name if self.name == self.kind else f"{self.name}={self.kind}"
-        check_bad_rows(bad, self.bad_rows, "" if own else spec)
+        check_bad_rows(bad, self.bad_rows, "" if own else f"train with --task {spec}:bad_rows={{count}}")
         if not examples:
             raise DataError(f"{file}: expected rows, found none but bad ones ({len(bad)}); the first: {bad[0]}")
         return tuple(examples)
