@@ -4,8 +4,8 @@ python benchmarks/asha.py --data DIR [--task sst] [--pool FILE] [--tuners asha r
 
 A pool of configurations, drawn from one space, is trained to the end once: one task, the top layers of an encoder. Its
 curves go to --pool, a line a configuration, and a pool that was cut off is gone on with. Then every tuner searches the
-pool --seeds times with one slot and --budget epochs. Its draws come from the pool with replacement, so that no tuner
-has seen all of it, and with the same seed all tuners draw the same. Regret: the best score in the pool less the found.
+pool --seeds times with one slot and --budget epochs. With the same seed all tuners draw the same configurations, in the
+same order. Regret: the best score in the pool less the found.
 """
 
 from __future__ import annotations
@@ -174,8 +174,10 @@ class Searched:
 
 
 def drawn(seed: int, number: int, size: int) -> int:
-    """Which configuration trial `number` has: a function of both, the same for all tuners."""
-    return random.Random(f"{seed} {number}").randrange(size)
+    """Which configuration trial `number` has: a function of both, the same for all tuners. None comes twice before
+    each has come once, as in a space that is not finite; there a second one would take a promotion from others."""
+    turn, place = divmod(number, size)
+    return random.Random(f"{seed} {turn}").sample(range(size), size)[place]
 
 
 def replay(tuner: Tuner, curves: Sequence[Sequence[float]], options: argparse.Namespace, seed: int) -> Searched:
