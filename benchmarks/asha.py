@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import gt, lt
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,8 @@ def replay(tuner: Tuner, curves: Sequence[Sequence[float]], options: argparse.Na
     space, best, trials = {"configuration": Choice(tuple(range(len(curves))))}, [], list[TrialRecord]()
 
     def state() -> SearchState:
-        return SearchState(tuple(trials), options.epochs, options.budget, seed, sample, list, space)
+        left = options.budget - len(best)
+        return SearchState(tuple(trials), options.epochs, options.budget, seed, sample, list, space, left=left)
 
     while len(best) < options.budget and (job := tuner.next(state())) is not None:
         number = len(trials) if job.trial is None else job.trial
@@ -212,23 +214,30 @@ def replay(tuner: Tuner, curves: Sequence[Sequence[float]], options: argparse.Na
 
 
 def show(found: Mapping[str, Sequence[Searched]], best: float) -> None:
-    """The regrets, and how often each tuner's is smaller than that of the first with the same seed."""
-    first, rows = next(iter(found.values())), []
+    """The regrets along the search, and how often each tuner's is smaller than that of the first with the same seed."""
+    first = next(iter(found.values()))
+    ends = [len(first[0].best) * part // 3 for part in (1, 2, 3)]  # epochs
+    rows = []
     for spec, runs in found.items():
-        less = sum(own.best[-1] > other.best[-1] for own, other in zip(runs, first, strict=True))
-        more = sum(own.best[-1] < other.best[-1] for own, other in zip(runs, first, strict=True))
+        regrets = [[best - run.best[end - 1] for run in runs] for end in ends]
+        pairs = list(zip(runs, first, strict=True))
+        versus = [
+            "/".join(
+                str(sum(wins(own.best[end - 1], other.best[end - 1]) for own, other in pairs)) for wins in (gt, lt)
+            )
+            for end in ends
+        ]
+        trials = [
+            f"{statistics.median(values):g}" for values in zip(*((r.started, r.finished) for r in runs), strict=True)
+        ]
         rows.append([
-            spec,
-            quartiles([best - run.best[-1] for run in runs]),
-            quartiles([best - run.best[len(run.best) // 2 - 1] for run in runs]),
-            f"{statistics.median(run.started for run in runs):g}",
-            f"{statistics.median(run.finished for run in runs):g}",
-            "" if runs is first else f"{less} / {more}",
+            spec, *map(quartiles, regrets), f"{statistics.fmean(regrets[-1]):.4f}", *trials,
+            "" if runs is first else ", ".join(versus),
         ])  # fmt: skip
     name = next(iter(found))
-    harness.table(
-        ["tuner", "regret: median (quartiles)", "at half", "started", "finished", f"less / more than {name}"], rows
-    )
+    marks = [f"{end} epochs" for end in ends]
+    header = ["tuner", f"regret after {marks[0]}", *marks[1:], "mean", "started", "finished", f"less/more than {name}"]
+    harness.table(header, rows)
 
 
 def quartiles(values: Sequence[float]) -> str:

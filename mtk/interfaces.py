@@ -452,6 +452,8 @@ class SearchState:
         values, in order; raises ConfigError where a range has no end of them.
     space: the domain of each key, for a tuner that draws its own values.
     changeable: the keys of the space that may change between two epochs of a trial; the others come with its weights.
+    left: epochs that the search's budget has left, those apart that running trials are to have; None: there is no such
+        limit.
     """
 
     trials: Sequence[TrialRecord]
@@ -462,6 +464,7 @@ class SearchState:
     combinations: Callable[[], Sequence[Mapping[str, Any]]]
     space: Mapping[str, Any] = field(default_factory=dict)
     changeable: frozenset[str] = frozenset()
+    left: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

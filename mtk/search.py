@@ -267,7 +267,15 @@ class Search:
             plan.space.grid,
             plan.space,
             frozenset(filter(changeable, plan.space)),
+            self._epochs_left(),
         )
+
+    def _epochs_left(self) -> int | None:
+        """What --max-epochs still allows beyond the jobs that have begun; None where it does not limit."""
+        if self.plan.max_epochs is None:
+            return None
+        begun = sum(job.epochs - len(self.trials[number].scores) for number, job in self.ledger.left.items())
+        return max(0, self.plan.max_epochs - self.ledger.epochs - begun)
 
     def run_folder(self, number: int) -> Path:
         return self.folder / "trials" / f"{number:03d}"

@@ -72,7 +72,11 @@ class Simulation:
         return SearchState(
             tuple(self.trials), self.epochs, self.limit, self.seed,
             lambda number: self.space.sample(self.seed, number), self.space.grid, self.space, self.changeable,
+            None if self.budget == math.inf else max(0, int(self.budget) - self.spent - self.promised()),
         )  # fmt: skip
+
+    def promised(self) -> int:
+        return sum(epochs - len(self.trials[number].scores) for number, epochs in self.running.items())
 
     def begin(self) -> bool:
         """Gives a free slot a job; False where there is none."""
@@ -288,6 +292,34 @@ def test_asha_promotes_only_the_best_1_in_eta_at_each_moment(seed):
             assert waiting and waiting[0][1].number == number and epochs == 3 * waiting[0][0]
         else:
             assert not waiting  # a new trial begins only where none deserves more
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("seed", range(5))
+def test_asha_begins_nothing_that_its_budget_cannot_finish(seed, slots):
+    search = Simulation(ASHA(), noisy, limit=100, seed=seed, slots=slots).run(60)
+    assert search.spent == 60
+    spent, trained = 0, list[int]()
+    for job in search.orders:  # in the order in which they began
+        if job.trial is None:
+            assert 60 - spent >= 9, f"trial {len(trained)} began with {60 - spent} epochs left"
+            trained.append(0)
+        number = len(trained) - 1 if job.trial is None else job.trial
+        spent, trained[number] = spent + job.epochs - trained[number], job.epochs
+    assert spent == 60 and search.orders[-1].trial is not None
+
+
+def test_asha_ends_with_the_trial_that_its_last_epochs_finish():
+    scores = {0: 0.5, 1: 0.9, 2: 0.7}
+    trials = [
+        TrialRecord(number, {}, (score,) * epochs, "paused")
+        for (number, score), epochs in zip(scores.items(), (3, 1, 3), strict=True)
+    ]
+    state = SearchState(trials, 9, 100, 0, lambda number: {}, list, left=7)
+    assert ASHA().next(state) == Job(9, trial=2), "the best of those that 7 epochs finish"
+    assert ASHA().next(replace(state, left=5)) == Job(8, trial=2), "none can be finished: the furthest"
+    assert ASHA().next(replace(state, left=0)) is None
+    assert ASHA().next(replace(state, trials=[], left=5)) == Job(1, {})
 
 
 def test_asha_compares_at_equal_epochs():

@@ -379,6 +379,17 @@ def test_epochs_that_run_out_inside_a_trial(tmp_path):
     assert leftovers(tmp_path) == []
 
 
+def test_a_tuner_knows_what_the_limit_leaves(tmp_path):
+    search = Search.create(tmp_path / "s", plan("random", max_epochs=8, slots=2), "mtk tune")
+    left = []
+    for event in search.run():
+        running = sum(3 - len(trial.scores) for trial in search.trials if trial.state == "running")
+        left.append(search.state().left)
+        assert left[-1] == max(0, 8 - search.ledger.epochs - running), event
+    assert left[0] == 5 and left[-1] == 0
+    assert searched(tmp_path / "t", "random", trials=1).state().left is None
+
+
 def test_killed_when_the_limit_was_reached_it_trains_no_further(tmp_path):
     search = Search.create(tmp_path / "s", plan("random", max_epochs=4), "mtk tune")
     kill_at(search, 7, before=True)  # job, 3 epochs, finished, job, epoch: saved, and not recorded

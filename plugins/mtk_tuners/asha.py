@@ -33,12 +33,25 @@ def promotable(trials: list[TrialRecord], rung: int, eta: int) -> TrialRecord | 
     return next((trial for trial in top if len(trial.scores) == rung and trial.state == "paused"), None)
 
 
+def furthest(state: SearchState, left: int) -> TrialRecord | None:
+    """The waiting trial that `left` epochs serve best: one that they finish, the furthest, the best."""
+    waiting = [trial for trial in state.trials if trial.state == "paused" and trial.best > -math.inf]
+    return max(
+        waiting,
+        key=lambda trial: (state.epochs - len(trial.scores) <= left, len(trial.scores), trial.best, -trial.number),
+        default=None,
+    )
+
+
 class ASHA(Tuner):
     """Trials train for `first` epochs and wait; whenever one is among the best 1/eta of those that got as far, it goes
     on from its checkpoint to eta times as many, and so on to the end. Where none is, a new trial begins.
 
     Unlike an implementation that only stops (Ray's), no trial is trained further before others have shown that it
-    deserves it. When no more trials may begin, the best that waits goes on as long as there is one to promote.
+    deserves it. When no more trials may begin, the best that waits goes on as long as there is one to promote. Under a
+    budget of epochs, what begins shortly before its end comes to nothing: where less than a whole trial's epochs are
+    left, trials that wait get them, first those that can be finished, of these the furthest, of these the best. (This
+    is ours; the paper has no such budget.)
 
     first: epochs of a new trial. eta: the halving rate, at least 2. Source: Li et al., A System for Massively Parallel
     Hyperparameter Tuning, MLSys 2020, arXiv 1810.05934, Algorithm 2. Raises ConfigError for options out of range.
@@ -49,6 +62,10 @@ class ASHA(Tuner):
         self.first, self.eta = first, eta
 
     def next(self, state: SearchState) -> Job | None:
+        if state.left == 0:
+            return None
+        if state.left is not None and state.left < state.epochs and (found := furthest(state, state.left)):
+            return Job(min(state.epochs, len(found.scores) + state.left), trial=found.number)
         steps, trials = rungs(self.first, self.eta, state.epochs), list(state.trials)
         for rung, further in reversed(list(pairwise(steps))):
             if found := promotable(trials, rung, self.eta):
