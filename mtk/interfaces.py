@@ -196,6 +196,7 @@ class Task(ABC):
     """A named set of rows with one kind of label. Built with a TaskContext.
 
     paired: rows hold two texts. columns: the names of the text columns in the task's files, for prediction input.
+    id_column: of these files. delimiter, encoding: of these files, where they are not to be found out.
     default_head: a head's name. trained: False for a task that is only evaluated. weight: of its loss.
     bad: what was left out of the rows read so far; str() of an entry names file, line and reason.
     notes: what was found or decided about the rows read so far, a line each, to show to the user.
@@ -206,6 +207,9 @@ class Task(ABC):
     target: Target
     paired: bool = False
     columns: tuple[str, ...] = ("text",)
+    id_column: str = "id"
+    delimiter: str | None = None
+    encoding: str | None = None
     default_head: str = "linear"
     trained: bool = True
     weight: float = 1.0

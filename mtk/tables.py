@@ -86,13 +86,18 @@ def read_table(
     DataError that names file and line where it is no text or no table, is empty or cannot be read; PluginError for
     Parquet without pyarrow.
     """
+    content = content_of(file)
+    return parse_table(content, file, delimiter=delimiter, encoding=encoding, guess_encoding=guess_encoding)
+
+
+def content_of(file: Path) -> bytes:
+    """A file's bytes. Raises DataError where it cannot be read."""
     try:
-        content = file.read_bytes()
+        return file.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{file}: no such file") from None
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
-    return parse_table(content, file, delimiter=delimiter, encoding=encoding, guess_encoding=guess_encoding)
 
 
 def parse_table(

@@ -15,11 +15,12 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from mtk import MTKError, session
+from mtk import Classes, MTKError, session
 from mtk.cli.evaluate import evaluate
 from mtk.cli.predict import predict
 from mtk.cli.runs import runs
 from mtk.config import make_config
+from mtk.testing.rows import ToyRows
 
 CONFIG: dict[str, Any] = {
     "tasks": {"sst": {}, "sts": {}},
@@ -174,18 +175,12 @@ def test_predict_into_a_file(run: Path, tmp_path: Path) -> None:
 BAD_FILES: dict[str, tuple[str | bytes, str]] = {
     "empty": ("", "standard input: expected a header and rows, found an empty file (0 bytes)"),
     "header only": ("text\n", "standard input: expected rows below the header, found none"),
-    "not UTF-8": (b"text\nfine\ncaf\xe9\n", "standard input:3: expected UTF-8, found byte 0xe9"),
+    "not Western": ("text\nпривет\n".encode("cp1251"), "standard input:2: expected UTF-8, found byte 0xef"),
     "binary": (b"text\nfine\n\0\n", "standard input:3: expected text, found a NUL byte"),
-    "ragged": ("id,text\n1,a\n2\n", "standard input:3: expected 2 fields, found 1"),
-    "too many fields": ("id,text\n1,a,b\n", "standard input:2: expected 2 fields, found 3"),
-    "empty text": ("id,text\n1,a\n2, \n", "standard input:3: column 'text' is empty"),
-    "several": (
-        "id,text\n1,\n2,a\n3,\n4,\n",
-        "standard input:2: column 'text' is empty, expected a text (3 bad rows in this file; also in lines 4, 5)",
+    "only bad rows": (
+        "id,text\n1,\n2, \n3,a,b\n",
+        "standard input:2: column 'text' is empty, expected a text (and 2 more bad rows); no row can be predicted",
     ),
-    "a number": ('{"text": "a"}\n{"text": 3}\n', "standard input:2: column 'text': expected a text, found a int"),
-    "a key is missing": ('{"text": "a"}\n{"txt": "b"}\n', "standard input:2: column 'text' is empty"),
-    "broken JSON": ('{"text": "a"}\n{"text": \n', "standard input:2: found no JSON"),
     "a JSON list": ('["a"]\n', "standard input:1: expected one JSON object a line"),
     "no column": ("id,tekst\n1,a\n", "standard input:1: no task of this run finds its columns here: 'sst' reads"),
     "a column twice": ("text,text\na,b\n", "standard input:1: expected one column 'text', found 2"),
@@ -197,6 +192,56 @@ BAD_FILES: dict[str, tuple[str | bytes, str]] = {
 def test_a_bad_file_is_one_clear_line(run: Path, content: str | bytes, message: str) -> None:
     found = fault("predict", run, "--file", "-", input=content)
     assert message in found and "\n" not in found
+
+
+BAD_ROWS: dict[str, tuple[str, str]] = {
+    "ragged": ("id,text\n1\n2,a\n", "standard input:2: expected 2 fields, found 1"),
+    "too many fields": ("id,text\n1,a,b\n2,a\n", "standard input:2: expected 2 fields, found 3"),
+    "empty text": ("id,text\n1, \n2,a\n", "standard input:2: column 'text' is empty, expected a text"),
+    "a number": ('{"text": 3}\n{"text": "a"}\n', "standard input:1: column 'text': expected a text, found a int"),
+    "a key is missing": ('{"txt": "b"}\n{"text": "a"}\n', "standard input:1: column 'text' is empty"),
+    "broken JSON": ('{"text": \n{"text": "a"}\n', "standard input:1: found no JSON"),
+}
+
+
+@pytest.mark.parametrize("content, message", BAD_ROWS.values(), ids=BAD_ROWS)
+def test_a_bad_row_is_named_and_left_out(run: Path, content: str, message: str) -> None:
+    result = call("predict", run, "--file", "-", input=content)
+    assert [row["id"] for row in rows_of(result.stdout)] == ["2"] and result.exit_code == 1
+    assert result.stderr.startswith(f"bad row left out: {message}") and result.stderr.count("\n") == 1
+    assert call("predict", run, "--file", "-", "--bad-rows", "1", input=content).exit_code == 0
+    assert call("predict", run, "--file", "-", "--bad-rows", "0", input=content).exit_code == 1
+
+
+def test_a_row_is_bad_only_for_the_tasks_that_cannot_read_it(run: Path) -> None:
+    result = call("predict", run, "--file", "-", input="sentence,sentence1,sentence2\na,b,\na,b,c\n,,\n")
+    assert [(row["id"], row["task"]) for row in rows_of(result.stdout)] == [("1", "sst"), ("2", "sst"), ("2", "sts")]
+    assert "input:2: column 'sentence2' is empty" in result.stderr
+    assert "input:4: column 'sentence' is empty, expected a text; column 'sentence1' is" in result.stderr
+    many = call("predict", run, "--file", "-", input="id,text\n1,a\n" + "2,\n" * 10)
+    assert many.stderr.count("bad row left out") == 8 and many.stderr.endswith("and 2 more bad rows\n")
+
+
+def test_a_file_is_read_as_the_task_s_own_is(tmp_path: Path) -> None:
+    """Its id column, and its encoding and delimiter where the file has them."""
+    from mtk.cli.texts import read_texts
+
+    file = tmp_path / "rows.csv"
+    task = ToyRows(Classes(["no", "yes"]), [], paired=False)
+    task.columns, task.id_column = ("text",), "Ticket-Nr"
+
+    def read(content: bytes) -> tuple[list[str | int], list[list[str]]]:
+        file.write_bytes(content)
+        texts = read_texts(file, {"toy": task})
+        return texts.ids, list(texts.rows["text",].values())
+
+    table = "Ticket-Nr;text\nT-7;Grün, 5 €\n"
+    assert read(table.encode("cp1252")) == (["T-7"], [["Grün, 5 €"]]), "found out"
+    assert read(b"id,text\nx,fine\n") == (["x"], [["fine"]])
+    assert read(b'{"text": ["a", "b"]}\n') == ([1], [["a b"]]), "a list of words"
+    task.encoding, task.delimiter = "cp1251", "^"
+    assert read("Ticket-Nr^text\nT-8^привет, мир\n".encode("cp1251")) == (["T-8"], [["привет, мир"]])
+    assert read(table.encode("utf-8")) == (["T-7"], [["Grün, 5 €"]]), "another file need not be as the task's"
 
 
 def test_files_that_cannot_be_read(run: Path, tmp_path: Path) -> None:
@@ -221,6 +266,7 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
     ),
     "unknown task": (["--task", "ssst", "--text", "a"], "no task 'ssst'; did you mean 'sst'"),
     "unknown task of a file": (["--task", "ssst", "--file", "-"], "no task 'ssst'; did you mean 'sst'"),
+    "bad rows of a text": (["--text", "a", "--bad-rows", "1"], "--bad-rows belongs to --file, found --text"),
     "data without the course": (["--text", "a", "--data", "x"], "--data belongs to --export"),
     "out with the course": (["--cs224n", "x", "--out", "y"], "leave out --out"),
     "no folder to export to": (["--export", "cs224n"], "expected the folder to write into, --out DIR"),

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from mtk.inference import TrainedModel
     from mtk.interfaces import Prediction
+    from mtk.tables import BadRow
+
+_SHOWN = 8  # bad rows that are named one by one
 
 
 class Format(StrEnum):
@@ -34,7 +37,18 @@ def predict(
     text: Annotated[list[str] | None, typer.Option(help="A text; twice for a pair. --text A B works too.")] = None,
     file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE|-", help="CSV, TSV or JSON lines, with named columns; - is standard input."),
+        typer.Option(
+            metavar="FILE|-",
+            help="CSV, TSV, JSON lines or Parquet, with named columns, read as the tasks' own files are; - is standard "
+            "input.",
+        ),
+    ] = None,
+    bad_rows: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="With --file: bad rows are named and left out; of more than so many the exit status is 1. Default: 0.",
+        ),
     ] = None,
     task: Annotated[
         list[str] | None, typer.Option(help="A task of the run. Repeatable. Default: all that the texts fit.")
@@ -59,7 +73,10 @@ def predict(
     device: DeviceOption = Device.auto,
     threads: ThreadsOption = None,
 ) -> None:
-    """Predict with a trained run: label, score and probabilities, one line a row and task."""
+    """Predict with a trained run: label, score and probabilities, one line a row and task.
+
+    Exit status: 0; 1 where more rows of --file were left out than --bad-rows; 2 where nothing was predicted.
+    """
     texts = [*(text or []), *(more or [])]
     out = None if str(out) == "-" else out
     _check_options(
@@ -67,6 +84,7 @@ def predict(
         {"--task": task, "--format": form},
         data,
         out,
+        bad_rows,
     )
     from mtk.inference import load
 
@@ -79,7 +97,11 @@ def predict(
         assert out is not None
         _export(export, model, out, data)
         return
-    rows = _rows_of_texts(model, texts, task) if file is None else _rows_of_file(model, file, task)
+    bad: list[BadRow] = []
+    if file is None:
+        rows = _rows_of_texts(model, texts, task)
+    else:
+        rows, bad = _rows_of_file(model, file, task)
     if form is None:
         plain = Format.csv if file is not None else Format.jsonl
         form = plain if out is None else _FORMATS.get(out.suffix.lower(), Format.csv)
@@ -89,13 +111,23 @@ def predict(
     else:
         _write(out, written)
         typer.echo(f"{out}: {len(rows):,} predictions", err=True)
+    for row in bad[:_SHOWN]:
+        typer.echo(f"bad row left out: {row}", err=True)
+    if len(bad) > _SHOWN:
+        typer.echo(f"and {len(bad) - _SHOWN:,} more bad rows", err=True)
+    if len(bad) > (bad_rows or 0):
+        raise typer.Exit(1)
 
 
 _FORMATS = {".jsonl": Format.jsonl, ".ndjson": Format.jsonl, ".json": Format.jsonl}
 
 
 def _check_options(
-    wanted: Mapping[str, Any], of_predictions: Mapping[str, Any], data: Path | None, out: Path | None
+    wanted: Mapping[str, Any],
+    of_predictions: Mapping[str, Any],
+    data: Path | None,
+    out: Path | None,
+    bad_rows: int | None,
 ) -> None:
     """Raises ConfigError for options that do not go together, before anything is loaded.
 
@@ -108,6 +140,8 @@ def _check_options(
         raise ConfigError(f"expected one of {', '.join(wanted)}, found {' and '.join(given) or 'none'}")
     if len(texts := wanted["--text"]) > 2:
         raise ConfigError(f"--text: expected one text, or two for a pair, found {len(texts)}; --file takes many rows")
+    if bad_rows is not None and given[0] != "--file":
+        raise ConfigError(f"--bad-rows belongs to --file, found {given[0]}")
     exports = given[0] in ("--export", "--cs224n")
     if data is not None and not exports:
         raise ConfigError("--data belongs to --export; the rows to predict come with --file or --text")
@@ -132,17 +166,20 @@ def _rows_of_texts(model: TrainedModel, texts: list[str], tasks: list[str] | Non
     return _records([1], answers)
 
 
-def _rows_of_file(model: TrainedModel, file: Path, tasks: list[str] | None) -> list[dict[str, Any]]:
-    """Predictions in the file's order. Raises DataError that names file and line."""
+def _rows_of_file(
+    model: TrainedModel, file: Path, tasks: list[str] | None
+) -> tuple[list[dict[str, Any]], list[BadRow]]:
+    """Predictions in the file's order, and the bad rows. Raises DataError that names file and line."""
     from mtk.cli.texts import read_texts
 
     texts = read_texts(file, model.tasks, tasks)
     answers: list[dict[str, Prediction]] = [{} for _ in texts.ids]
     for columns, rows in texts.rows.items():
         names = [name for name, own in texts.columns.items() if own == columns]
-        for answer, some in zip(answers, model.predict_all(rows, names), strict=True):
-            answer.update(some)
-    return _records(texts.ids, [{name: answer[name] for name in texts.columns} for answer in answers])
+        for place, some in zip(rows, model.predict_all(rows.values(), names), strict=True):
+            answers[place].update(some)
+    ordered = [{name: answer[name] for name in texts.columns if name in answer} for answer in answers]
+    return _records(texts.ids, ordered), texts.bad
 
 
 # ---------------------------------------------------------------------------------------------- what is written
