@@ -96,6 +96,7 @@ class FileTask(Task):
         self.split = Split.of(split or {})
         self.paired = pair is not None
         self.columns = (text,) if pair is None else (text, pair)
+        self.id_column, self.delimiter, self.encoding = id or "id", delimiter, encoding
         stratum = self.split.stratify if isinstance(self.split.stratify, str) else None
         name = self._label_column(label)
         if name in self.columns:
