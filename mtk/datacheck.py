@@ -34,7 +34,7 @@ class SplitReport:
 
     lengths: in tokens or words, both texts of a pair together. bad: the rows left out, with file and line. duplicates:
     groups of ids whose texts are the same but for case, punctuation and the order of a pair; contradictions: those of
-    them whose labels differ.
+    them whose labels differ. first_labels: of the rows in `first`, by their names.
     """
 
     task: str
@@ -49,6 +49,7 @@ class SplitReport:
     duplicates: list[list[str]]
     contradictions: list[list[str]]
     first: list[Example]
+    first_labels: list[str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,8 @@ def _read(task: Task, report: DataReport) -> dict[str, Sequence[Example]]:
         try:
             rows[split] = task.examples(split)
         except DataError as error:
-            report.errors.append(str(error))
+            if str(error) not in report.errors:  # one fault keeps all splits of a file from being read
+                report.errors.append(str(error))
     return rows
 
 
@@ -173,7 +175,18 @@ def _look(
         [[row.id for row in group] for group in repeated],
         [[row.id for row in group] for group in differ],
         list(rows[:shown]),
+        [None if row.label is None else label_text(task, row.label) for row in rows[:shown]],
     )
+
+
+def label_text(task: Task, label: object) -> str:
+    """A parsed label for people: names for indices, `5` for 5.0."""
+    names = getattr(task.target, "names", None)
+    if isinstance(label, tuple):
+        return ", ".join(label_text(task, one) for one in label)
+    if names is not None and isinstance(label, int):
+        return str(names[label])
+    return f"{label:g}" if isinstance(label, float) else str(label)
 
 
 def _files_of(task: Task, split: str) -> list[Path]:

@@ -42,7 +42,7 @@ def test_counts_labels_and_lengths() -> None:
     train = report.splits[0]
     assert (train.rows, train.unlabelled, train.labels, train.values) == (3, 1, {"no": 0, "yes": 2}, None)
     assert train.lengths == Quantiles(1, 2, 2, 3, 3)
-    assert train.first == rows[:1]
+    assert (train.first, train.first_labels) == (rows[:1], ["yes"])
     assert (report.unit, report.leaks, report.errors) == ("words", [], [])
 
 
@@ -50,6 +50,7 @@ def test_several_labels_a_row_are_counted_one_by_one() -> None:
     rows = [row("a", "x", (0, 2)), row("b", "y", ()), row("c", "z", (2,)), row("d", "w", None)]
     report = check_data([Toy("t", MultiLabel(["p", "q", "r"]), train=rows, dev=[])])
     assert report.splits[0].labels == {"p": 1, "q": 0, "r": 2} and report.splits[0].unlabelled == 1
+    assert report.splits[0].first_labels == ["p, r", "", "r"]
 
 
 def test_numbers_get_quantiles_and_no_counts() -> None:

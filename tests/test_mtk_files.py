@@ -298,7 +298,7 @@ def test_tags_in_columns(tmp_path: Path) -> None:
     other = task("tags", data=tmp_path / "a.conll", label="2")
     assert set(other.target.names) == {"NNP", "VBZ", "CD"}
     with pytest.raises(DataError, match=r"b.conll:1: expected 3 columns a word, word 2 has 2"):
-        task("auto", data=write(tmp_path / "b.conll", CONLL.replace("sleeps VBZ O", "sleeps VBZ", 1)))
+        task("auto", data=write(tmp_path / "b.conll", CONLL.replace("sleeps VBZ O", "sleeps VBZ", 1))).examples("dev")
 
 
 def test_tags_in_spans(tmp_path: Path) -> None:
@@ -310,7 +310,9 @@ def test_tags_in_spans(tmp_path: Path) -> None:
     assert tags_of("Ann saw it", [{"start": 3, "end": 8, "type": "X"}]) == ["O", "B-X", "O"], "blanks belong to no word"
     lines[3] = json.dumps({"text": "Ann", "label": [{"start": 2, "end": 9, "label": "PER"}]})
     with pytest.raises(DataError, match=r"a.jsonl:4: expected spans of characters from 0 to 3, found PER from 2 to 9"):
-        task("tags", data=write(tmp_path / "a.jsonl", "\n".join(lines)), labels=["O", "B-PER", "I-PER"]).examples("dev")
+        task("tags", data=write(tmp_path / "a.jsonl", "\n".join(lines)), labels=list(found.target.names)).examples(
+            "dev"
+        )
 
 
 def test_pairs_and_ranking(tmp_path: Path) -> None:
@@ -425,6 +427,68 @@ def test_fewer_rows_by_choice(tmp_path: Path) -> None:
     some = task("classes", data=tmp_path / "tweets.csv", text="tweet", label="emotion", max_rows=10)
     assert len(some.examples("train")) == 10 and set(some.examples("train")) < set(whole.examples("train"))
     assert some.examples("dev") == whole.examples("dev")
+
+
+def test_a_carve_that_falls_short_is_said(tmp_path: Path) -> None:
+    """One author wrote 90 of 100 rows: dev and test can have but the 10 that others wrote."""
+    lines = [f"text number {i},{'xy'[i % 2]},{'all' if i < 90 else 'few' if i < 95 else i}\n" for i in range(100)]
+    file = write(tmp_path / "a.csv", "text,label,author\n" + "".join(lines))
+    found = task("classes", data=file, split={"group": "author", "dev": 0.05, "test": 0.05})
+    sizes = {split: len(found.examples(split)) for split in ("train", "dev", "test")}
+    assert sizes == {"train": 90, "dev": 5, "test": 5} and not any("warning" in note for note in found.notes)
+    plain = task("classes", data=file, split={"group": "author", "dev": 0.3, "test": 0.04})
+    plain.examples("dev")
+    (warning,) = [note for note in plain.notes if note.startswith("warning: carved less")]
+    assert re.search(r"dev [1-9] of 30; there are 100 rows, up to 90 of them tied by texts or group$", warning)
+
+
+def test_a_class_without_a_training_row_is_said(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.csv", csv_of("xy" * 20))
+    found = task("classes", data=file, labels=["x", "y", "z"])
+    found.examples("train")
+    assert [note for note in found.notes if "warning" in note] == [
+        "warning: no train row of z: what is in no training row is not learnt"
+    ]
+    whole = task("classes", data=file)
+    whole.examples("train")
+    assert not any("warning" in note for note in whole.notes)
+    dev = write(tmp_path / "dev.csv", csv_of("xyw"))
+    one = task("classes", data={"train": str(file), "dev": str(dev)})
+    one.examples("train")
+    assert any("no train row of w" in note for note in one.notes)
+
+
+def test_a_share_of_nothing_asks_for_no_split(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tweets(here)
+    task_file = 'data = "tweets.csv"\ntext = "tweet"\nlabel = "emotion"\nsplit = { dev = 0.2, test = 0.0 }\n'
+    write(here / "mine.toml", task_file)
+    assert command(["data", "check", "mine.toml", "--encoder", "none"]) == 0
+    said = capsys.readouterr().out
+    assert "train 48, dev 12;" in said and "fault" not in said
+
+
+def test_one_fault_comes_once_and_every_bad_row_counts(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows of too many fields, without a text, and with a label out of range: all are counted, and none twice."""
+    lines = [f"text {i},{i % 5 + 1}\n" for i in range(20)]
+    write(here / "a.csv", "text,label\n" + "".join(lines) + "a,b,c\n,1\n")
+    write(here / "mine.toml", 'data = "a.csv"\nrange = [1, 3]\n')
+    assert command(["data", "check", "mine.toml", "--encoder", "none"]) == 2
+    said = capsys.readouterr()
+    assert "fault: " not in said.out and said.err.count("a.csv") == 1
+    assert "a.csv:5: column 'label': expected a number from 1 to 3, found '4' (10 bad rows in this file; " in said.err
+    assert "lines 6, 10, 11, 15, 16, 20, 21, 22); mend the file, or leave such rows out: bad_rows = 10 in" in said.err
+    write(here / "mine.toml", 'data = "a.csv"\nrange = [1, 3]\nbad_rows = 10\n')
+    assert command(["data", "check", "mine.toml", "--encoder", "none"]) == 0
+    said = capsys.readouterr()
+    assert "and 5 more bad rows in" in said.out and "mine train 2: [1] text 0" in said.out
+
+
+def test_two_tasks_on_one_file_name_its_bad_rows_once(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(here / "a.csv", "text,x,y\n" + "".join(f"text {i},{i % 2},{i % 3}\n" for i in range(40)) + "short\n")
+    table = 'data = "a.csv"\nbad_rows = 1\n'
+    write(here / "both.toml", f'[tasks.one]\nlabel = "x"\n{table}[tasks.two]\nlabel = "y"\n{table}')
+    assert command(["data", "check", "both.toml", "--encoder", "none"]) == 0
+    assert capsys.readouterr().out.count("bad row skipped: ") == 1
 
 
 # ---------------------------------------------------------------------------------------------- from end to end

@@ -54,6 +54,30 @@ def test_groups_stay_together() -> None:
     assert all(len({names[row] for row in range(100) if row % 25 == group}) == 1 for group in range(25))
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("skew", [0.0, 0.8, 1.0])
+def test_groups_come_near_their_shares_whatever_their_strata(seed: int, skew: float) -> None:
+    """One large group and small ones, whose strata fit no quota: train takes the large one, the others fill up."""
+    draw = random.Random(seed)
+    sizes = [480, *[draw.randint(4, 14) for _ in range(16)]]
+    items = [
+        Item((f"text {group} {row}",), group, group % 5 if draw.random() < skew else draw.randrange(5))
+        for group, size in enumerate(sizes)
+        for row in range(size)
+    ]
+    names = carve(items, {"test": 0.09, "dev": 0.09}, seed)
+    assert names[0] == "train" and names == carve(items, {"test": 0.09, "dev": 0.09}, seed)
+    for split in ("test", "dev"):
+        assert abs(names.count(split) - 0.09 * len(items)) <= 7
+
+
+def test_groups_larger_than_a_share_leave_one_to_train() -> None:
+    items = [Item((f"text {row}",), group=row // 50) for row in range(100)]
+    assert Counter(carve(items, {"dev": 0.4}, 1)) == {"dev": 50, "train": 50}
+    assert Counter(carve(items, {"dev": 0.2}, 1)) == {"train": 100}
+    assert Counter(carve(items[:50], {"dev": 0.9}, 1)) == {"train": 50}
+
+
 @pytest.mark.parametrize("counts", [(100, 100), (1000, 37, 3), (5, 5, 5, 5), (99, 1)])
 def test_strata_are_within_one_row_of_their_share(counts: tuple[int, ...]) -> None:
     items = singles(*counts)

@@ -173,14 +173,16 @@ def _show(
         console.print(text, soft_wrap=True)
     if report.splits and not report.leaks:
         console.print("no leaks between splits")
+    named: set[str] = set()
     for split in report.splits:
-        _show_findings(console, split)
+        _show_findings(console, split, [bad for bad in split.bad if bad not in named])
+        named.update(split.bad)  # several tasks may read one file
     for split in report.splits:
-        for row in split.first:
+        for row, found in zip(split.first, split.first_labels, strict=True):
             pair = "" if row.pair is None else f" | {row.pair}"
-            label = "no label" if row.label is None else row.label
+            label = "no label" if found is None else found
             console.print(f"{split.task} {split.split} {row.id}: [{label}] {row.text}{pair}", soft_wrap=True)
-    for error in report.errors:
+    for error in report.errors[1:]:  # the first is the command's own error
         console.print(f"fault: {error}", soft_wrap=True)
 
 
@@ -220,11 +222,11 @@ def _quantiles(values: Quantiles | None) -> str:
     return "-" if values is None else f"{values.median:g} / {values.p95:g} / {values.max:g}"
 
 
-def _show_findings(console: Console, split: SplitReport) -> None:
-    for bad in split.bad[:_SHOWN]:
-        console.print(f"bad row skipped: {bad}", soft_wrap=True)
-    if len(split.bad) > _SHOWN:
-        console.print(f"and {len(split.bad) - _SHOWN} more bad rows in {split.origin}", soft_wrap=True)
+def _show_findings(console: Console, split: SplitReport, bad: Sequence[str]) -> None:
+    for row in bad[:_SHOWN]:
+        console.print(f"bad row skipped: {row}", soft_wrap=True)
+    if more := len(bad[_SHOWN:]):
+        console.print(f"and {more:,} more bad row{'s' * (more > 1)} in {split.origin}", soft_wrap=True)
     for groups, what in ((split.duplicates, "same text"), (split.contradictions, "same text under different labels")):
         if groups:
             shown = _some([_same(group) for group in groups])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from mtk import ConfigError, TaskContext
+from mtk import ConfigError, DataError, TaskContext
 from mtk_files.file_task import FileTask
 from mtk_files.kinds import KINDS, NumberTask, RankingTask
 from mtk_files.labels import find_names, guess, parts_of
@@ -52,7 +52,11 @@ def auto(
     }  # fmt: skip
     own = {key: value for key, value in own.items() if value is not None}
     reader = NumberTask(context, **common) if label or pair is None else RankingTask(context, **common)
-    kind, found, why = _guessed(reader, own)
+    try:
+        kind, found, why = _guessed(reader, own)
+    except DataError:
+        reader.check_read()  # whose rows are wrong rather than their labels
+        raise
     stray = next((key for key in own if key not in KINDS[kind].own), None)
     if stray is not None:
         raise ConfigError(f"{stray}: a task of {kind} has no such option ({why}); write kind = ... for another")

@@ -66,8 +66,9 @@ def carve(items: Sequence[Item], shares: Mapping[str, float], seed: int) -> list
 
     Rows that share a text (case and punctuation aside; either text of a pair) or a group are tied, and so are all that
     hang together by such ties: they go to one side whole. A split takes tied rows in seeded order while none of its
-    strata gets more than its quota, so strata are within one row of their share, less what larger ties leave open.
-    The order hangs on seed and texts alone, so rows that join the file move few of the others.
+    strata gets more than its quota, so strata are within one row of their share. What larger ties leave open is filled
+    with those that exceed the quotas least. The order hangs on seed and texts alone, so rows that join the file move
+    few of the others.
     """
     ties: dict[int, list[int]] = defaultdict(list)
     for row, root in enumerate(_components(items)):
@@ -77,18 +78,36 @@ def carve(items: Sequence[Item], shares: Mapping[str, float], seed: int) -> list
     strata = Counter(item.stratum for item in items)
     out = ["train"] * len(items)
     for name, share in shares.items():
+        found = {root: Counter(items[row].stratum for row in ties[root]) for root in order}
         free = Counter(items[row].stratum for root in order for row in ties[root])
-        quota, left = _quotas(strata, free, share, seed), []
-        for root in order:
-            found = Counter(items[row].stratum for row in ties[root])
-            if all(count <= quota[stratum] for stratum, count in found.items()):
-                quota.subtract(found)
-                for row in ties[root]:
-                    out[row] = name
-            else:
-                left.append(root)
-        order = left
+        taken = _taken(found, _quotas(strata, free, share, seed))
+        for root in taken:
+            for row in ties[root]:
+                out[row] = name
+        order = [root for root in order if root not in taken]
     return out
+
+
+def _taken(ties: Mapping[int, Counter[Hashable]], quota: Counter[Hashable]) -> set[int]:
+    """Those of the tied rows, by their counts a stratum, that a split takes; `quota` is used up."""
+    taken: set[int] = set()
+    for root, found in ties.items():
+        if all(count <= quota[stratum] for stratum, count in found.items()):
+            quota.subtract(found)
+            taken.add(root)
+    room = quota.total()
+    left = sorted(
+        ((root, found) for root, found in ties.items() if room and root not in taken and found.total() < 2 * room),
+        key=lambda tie: sum(max(0, count - max(0, quota[stratum])) for stratum, count in tie[1].items()),
+    )
+    for root, found in left:
+        if found.total() <= room:
+            room -= found.total()
+            taken.add(root)
+    over = [(found.total(), root) for root, found in left if root not in taken and found.total() < 2 * room]
+    if over and len(taken) + 1 < len(ties):  # one too many is nearer than none, but train keeps some
+        taken.add(min(over)[1])
+    return taken
 
 
 def largest_tie(items: Sequence[Item]) -> int:

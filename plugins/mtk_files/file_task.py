@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,6 +15,7 @@ from mtk import (
     Example,
     Prediction,
     Source,
+    Table,
     Task,
     TaskContext,
     check_bad_rows,
@@ -108,6 +109,7 @@ class FileTask(Task):
         self.there: tuple[str, ...] = ()  # the columns of the rows read so far
         self._parts: dict[str, list[Path]] | None = None
         self._rows: dict[str, list[Row]] | None = None
+        self._misread: list[BadRow] = []  # before any look at their labels
         self._splits: dict[str, tuple[Example, ...]] | None = None
 
     # ------------------------------------------------------------------------------------------ for the core
@@ -122,8 +124,14 @@ class FileTask(Task):
         for split in PARTS:
             for number, file in enumerate(parts.get(split, parts.get(ALL, [])), 1):
                 named[split if number == 1 else f"{split} {number}"] = file
-        if "dev" not in parts and ALL not in parts:
-            named["dev"] = parts["train"][0]
+        for split, share in (
+            ("dev", DEFAULT_SHARE if self.split.dev is None else self.split.dev),
+            ("test", self.split.test),
+        ):
+            if share and split not in parts and ALL not in parts:
+                named[split] = parts["train"][0]
+        if self.split.test == 0 and ALL in parts:
+            named = {key: file for key, file in named.items() if key.partition(" ")[0] != "test"}
         files = list(dict.fromkeys(named.values()))
         origin = str(files[0]) if len(files) == 1 else f"{len(files)} files in {files[0].parent}"
         return Source(origin, named)
@@ -188,39 +196,50 @@ class FileTask(Task):
             return self._rows
         if self.context.sample == "always":
             raise DataError(f"task '{self.name}' has rows of its own and no sample; leave out --sample")
-        self._rows = {}
+        read: dict[str, list[Row]] = {}
+        bad: list[BadRow] = []
+        for part, place, file, table in self._tables():
+            rows, wrong = read_rows(place, file, table, self.layout, labelled=part != "test")
+            if not rows:
+                self._check_bad_rows(wrong)
+            if file is None:
+                self._note(f"{place}: {len(rows):,} rows")
+            else:
+                self._note(f"{file.name}: {table.form}, {len(rows):,} rows")
+                if len(self._found()[part]) > 1:
+                    rows = [_renamed(row, f"{file.stem}:{row.id}") for row in rows]
+            read.setdefault(part, []).extend(rows)
+            bad += wrong
+            self.there = self.there or table.columns
+        if "train" not in read and ALL not in read:
+            raise DataError(f"hub '{self.hub}': expected a split train, found none; name it: splits = {{train = ...}}")
+        self._rows, self._misread = read, bad
+        return self._rows
+
+    def _tables(self) -> Iterator[tuple[str, str, Path | None, Table]]:
+        """Part, place and table of every file, or of the data set's splits."""
         if self.hub is not None:
             given = self._given
             for part, table in read_hub(self.hub, given["config"], given["revision"], given["splits"]).items():
-                place = f"{self.hub} {part}"
-                rows, bad = read_rows(place, None, table, self.layout, labelled=part != "test")
-                self._check_bad_rows(bad)
-                self._rows[part], self.bad = rows, [*self.bad, *bad]
-                self.there = self.there or table.columns
-                self.notes.append(f"{place}: {len(rows):,} rows")
-            if "train" not in self._rows:
-                raise DataError(
-                    f"hub '{self.hub}': expected a split train, found none; name it: splits = {{train = ...}}"
-                )
-            return self._rows
-        for part, files in self._found().items():
-            self._rows[part] = []
-            for file in files:
-                table = open_file(file, self.layout)
-                rows, bad = read_rows(str(file), file, table, self.layout, labelled=part != "test")
-                self._check_bad_rows(bad)
-                if len(files) > 1:
-                    rows = [_renamed(row, f"{file.stem}:{row.id}") for row in rows]
-                self._rows[part] += rows
-                self.bad += bad
-                self.there = self.there or table.columns
-                self.notes.append(f"{file.name}: {table.form}, {len(rows):,} rows")
-        return self._rows
+                yield part, f"{self.hub} {part}", None, table
+        else:
+            for part, files in self._found().items():
+                for file in files:
+                    yield part, str(file), file, open_file(file, self.layout)
 
     def take_rows(self, other: FileTask) -> None:
         """Takes what another task of the same rows has read."""
-        self._parts, self._rows, self.there = other._parts, other._rows, other.there
-        self.bad, self.notes = list(other.bad), list(other.notes)
+        self._parts, self._rows, self._misread, self.there = other._parts, other._rows, other._misread, other.there
+        self.notes = list(other.notes)
+
+    def check_read(self) -> None:
+        """Raises DataError where more rows than tolerated could not be read, whatever their labels."""
+        for place in dict.fromkeys(one.place for one in self._misread):
+            self._check_bad_rows([one for one in self._misread if one.place == place])
+
+    def _note(self, line: str) -> None:
+        if line not in self.notes:  # a read that failed may be tried again
+            self.notes.append(line)
 
     def _found(self) -> dict[str, list[Path]]:
         if self._parts is None:
@@ -249,18 +268,21 @@ class FileTask(Task):
 
     def _read_splits(self) -> dict[str, tuple[Example, ...]]:
         parts = {}
-        for part, rows in self.rows().items():
+        read = self.rows()
+        bad = list(self._misread)
+        for part, rows in read.items():
             parts[part], wrong = self._parsed(rows)
-            self.bad = [*self.bad, *wrong]
+            bad += wrong
+        self.bad = bad
         for place in dict.fromkeys(one.place for one in self.bad):
             of_file = sorted((one for one in self.bad if one.place == place), key=lambda one: one.line)
             self._check_bad_rows(of_file)
         if not self.guessed:
-            self.notes.append(f"kind {self.kind}, as given")
+            self._note(f"kind {self.kind}, as given")
         splits = self._carved(parts)
         train = [row for row in splits["train"] if row.label is not None]
         if len(train) < len(splits["train"]):
-            self.notes.append(f"{len(splits['train']) - len(train):,} rows without a label are left out of training")
+            self._note(f"{len(splits['train']) - len(train):,} rows without a label are left out of training")
         most = self._given["max_rows"]
         if most is not None and most < len(train):
             share = most / len(train)
@@ -269,6 +291,7 @@ class FileTask(Task):
         if not train:
             raise DataError(f"task '{self.name}': none of its {len(splits['train'])} training rows has a label")
         self._check_metric(train)
+        self._note_unlearnt(train)
         return {**splits, "train": tuple(train)}
 
     def _carved(self, parts: Mapping[str, Sequence[Example | None]]) -> dict[str, tuple[Example, ...]]:
@@ -295,16 +318,20 @@ class FileTask(Task):
         names = carve(items, dict(reversed(shares.items())), self.split.seed)  # test first: it hangs on no dev
         for split in ("train", *shares):
             splits[split] = _good([e for e, name in zip(parts[pool], names, strict=True) if name == split])
-            if not splits[split]:
-                asked_for = ", ".join(f"{name} {share:g}" for name, share in shares.items())
-                raise DataError(
-                    f"task '{self.name}': carving left {split} without rows: {len(items):,} rows, up to "
-                    f"{largest_tie(items):,} of them tied by texts or group, in shares of {asked_for}; give others "
-                    "in split, or files in data"
-                )
+        tied = f"{len(items):,} rows, up to {largest_tie(items):,} of them tied by texts or group"
+        if empty := next((split for split in ("train", *shares) if not splits[split]), None):
+            asked_for = ", ".join(f"{name} {share:g}" for name, share in shares.items())
+            raise DataError(
+                f"task '{self.name}': carving left {empty} without rows: {tied}, in shares of {asked_for}; give others "
+                "in split, or files in data"
+            )
         sizes = ", ".join(f"{split} {len(splits[split]):,}" for split in PARTS if split in splits)
-        self.notes.append(f"{' and '.join(shares)} carved with seed {self.split.seed}: {sizes}{self._how_carved()}")
-        self._note_missing_classes({"train": 1 - sum(shares.values()), **shares}, splits)
+        self._note(f"{' and '.join(shares)} carved with seed {self.split.seed}: {sizes}{self._how_carved()}")
+        short = [name for name, share in shares.items() if names.count(name) < share * len(items) / 2]
+        if short:
+            said = " and ".join(f"{name} {names.count(name):,} of {shares[name] * len(items):,.0f}" for name in short)
+            self._note(f"warning: carved less than half of the rows asked for: {said}; there are {tied}")
+        self._note_missing_classes(shares, {name: splits[name] for name in ("train", *shares)})
         return {split: splits[split] for split in PARTS if split in splits}
 
     def _item(self, row: Row, example: Example | None) -> Item:
@@ -323,7 +350,7 @@ class FileTask(Task):
         if self.split.stratify or not self.stratified:
             return
         names: Sequence[str] = getattr(self.target, "names", ())
-        found = {split: Counter(row.label for row in splits[split]) for split in shares}
+        found = {split: Counter(row.label for row in rows) for split, rows in splits.items()}
         rows = [sum(counts[label] for counts in found.values()) for label in range(len(names))]
         missing = {
             split: [names[label] for label, count in enumerate(rows) if not found[split][label] and count * share >= 1]
@@ -331,7 +358,15 @@ class FileTask(Task):
         }
         said = "; ".join(f"no {split} row of {some(labels)}" for split, labels in missing.items() if labels)
         if said:
-            self.notes.append(f"{said}: split = {{ stratify = true }} carves in proportion")
+            self._note(f"{said}: split = {{ stratify = true }} carves in proportion")
+
+    def _note_unlearnt(self, train: Sequence[Example]) -> None:
+        """Warns of classes that no training row has; not of tags, some of which are made up to go with others."""
+        names: Sequence[str] = () if self.kind == "tags" else getattr(self.target, "names", ())
+        there = {label for row in train for label in (row.label if isinstance(row.label, tuple) else [row.label])}
+        missing = [name for index, name in enumerate(names) if index not in there]
+        if missing:
+            self._note(f"warning: no train row of {some(missing)}: what is in no training row is not learnt")
 
     def _check_metric(self, rows: Sequence[Example]) -> None:
         """Refuses a main metric that the target has not, before anything is trained."""

@@ -20,7 +20,7 @@ from mtk import (
     TaskContext,
 )
 from mtk_files.file_task import FileTask
-from mtk_files.labels import ClassNames, WeightedClasses, as_number, find_names, parts_of, tag_names
+from mtk_files.labels import ClassNames, WeightedClasses, as_number, find_names, parts_of, tag_names, with_point
 from mtk_files.rows import Row
 
 
@@ -172,8 +172,7 @@ class RangeTask(FileTask):
         self.target = Range(*range)
 
     def raw_label(self, raw: Any) -> Any:
-        number = as_number(raw)
-        return number if math.isfinite(number) else raw
+        return with_point(raw)
 
     @property
     def found(self) -> Mapping[str, Any]:
@@ -190,8 +189,7 @@ class NumberTask(FileTask):
         self.target = Number()
 
     def raw_label(self, raw: Any) -> Any:
-        number = as_number(raw)
-        return number if math.isfinite(number) else raw
+        return with_point(raw)
 
 
 class RankingTask(FileTask):

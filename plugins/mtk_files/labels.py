@@ -43,6 +43,11 @@ def as_number(raw: Any) -> float:
         return math.nan
 
 
+def with_point(raw: Any) -> Any:
+    """A number as the file has it, with a decimal point; anything else as it is."""
+    return str(raw).strip().replace(",", ".") if math.isfinite(as_number(raw)) else raw
+
+
 def parts_of(raw: Any, separator: str) -> list[Any]:
     """The labels of a row that may have several: a list, or a text with a separator between them."""
     parts = raw if isinstance(raw, list) else str(raw).split(separator)
