@@ -22,7 +22,7 @@ from mtk.evaluation import Scores, evaluate, predict, predict_together, same_tok
 from mtk.interfaces import Encoder, Example, Head, Prediction, Source, Task, TaskContext
 from mtk.model import MultitaskModel
 from mtk.rows import Row, can_read, examples_of, found_in, numbered, to_example, wanted_by
-from mtk.run import RunFolder, why_missing
+from mtk.run import RunFolder, carved, data_facts, file_difference, sha256, split_files, why_missing
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class TrainedModel:
     """A run's best model with its tasks. `model` and `tasks` are open to use; nothing here trains.
 
     left_out: the run's other tasks, each with the reason: a plugin that is not installed, or broken.
+    data: where every task's rows came from in training, as run.json has it; evaluation warns of other files.
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class TrainedModel:
         model: MultitaskModel,
         hardware: Hardware,
         left_out: Mapping[str, str] | None = None,
+        data: Mapping[str, Any] | None = None,
     ) -> None:
         self.config = config
         self.tasks = dict(tasks)
         self.model = model
         self.hardware = hardware
         self.left_out = dict(left_out or {})
+        self.data = dict(data or {})
 
     def predict(self, task: str, rows: Iterable[Row]) -> list[Prediction]:
         """One prediction a row. A row is a text, a (text, text) pair, a mapping by the task's columns, or an Example.
@@ -97,7 +100,10 @@ class TrainedModel:
     def evaluate(
         self, split: str = "dev", *, data: str | Path | None = None, tasks: Sequence[str] | None = None
     ) -> Scores:
-        """Scores on a split of the run's data, of another data folder, or on one file of one task's format."""
+        """Scores on a split of the run's data, of another data folder, or on one file of one task's format.
+
+        Warns and raises as `examples` does.
+        """
         names = list(self.tasks) if tasks is None else list(dict.fromkeys(tasks))
         if not names:
             raise DataError(f"expected at least one task to evaluate; the run has {', '.join(self.tasks)}")
@@ -110,7 +116,11 @@ class TrainedModel:
         return self.scores({name: self.examples(name, split, data).examples for name in names})
 
     def examples(self, task: str, split: str = "dev", data: str | Path | None = None) -> SplitRows:
-        """The rows to score: of the run's data, another folder or one file. Raises DataError where none has a label."""
+        """The rows to score: of the run's data, another folder or one file.
+
+        Warns where the split is carved from files other than those of the run: rows that it trained on may be among
+        them. Raises DataError where no row has a label, and for one file that the task was trained from.
+        """
         place = None if data is None else Path(data)
         if place is None or place.is_dir():
             reader = self.at(task, place)
@@ -121,8 +131,10 @@ class TrainedModel:
                     f"{place}: no file of task '{task}', whose rows are in {source.origin}; give one of its"
                 )
             where = f"the {split} split of {source.origin}"
+            self._warn_of_others(reader, split)
         else:
             reader = self._task(task)
+            self._refuse_trained(task, place)
             try:
                 rows, source = reader.read(place), Source(str(place), {split: place})
             except NotImplementedError as error:
@@ -136,6 +148,38 @@ class TrainedModel:
         file = source.files.get(split)
         bad = [str(row) for row in reader.bad if file is None or getattr(row, "file", file) == file]
         return SplitRows(source, rows, bad)
+
+    def _warn_of_others(self, task: Task, split: str) -> None:
+        """Warns where a carved split's files are not those that the run carved it from."""
+        before = split_files(self.data.get(task.name, {}), "train")
+        if split == "train" or not before or not carved(task.source, split):
+            return
+        now = split_files(data_facts({task.name: task})[task.name], "train")
+        if now != before:
+            warnings.warn(
+                f"task '{task.name}': {split} is carved from files other than those of the run "
+                f"({file_difference(before, now)}); some of these rows may have been trained on",
+                stacklevel=2,
+            )
+
+    def _refuse_trained(self, task: str, file: Path) -> None:
+        """Raises DataError for a file that the task's training rows came from; warns of another of its name."""
+        recorded = self.data.get(task, {})
+        trained = split_files(recorded, "train")
+        if not trained or recorded.get("sample") or not file.is_file():
+            return
+        same = next((one["file"] for one in trained if one["sha256"] == sha256(file)), None)
+        if same is not None:
+            raise DataError(
+                f"{file}: task '{task}' was trained on rows of this file, so scores on all of it say little; give the "
+                f"folder of {same} and a split instead"
+            )
+        if file.name in [one["file"] for one in trained]:
+            warnings.warn(
+                f"{file}: task '{task}' was trained on a file of this name, with other content; some of these rows "
+                "may have been trained on",
+                stacklevel=2,
+            )
 
     def score(self, task: str, examples: Sequence[Example]) -> dict[str, float]:
         """The task's metrics over those of the rows that have labels. Raises DataError where none has."""
@@ -235,7 +279,8 @@ def load(
     model = MultitaskModel(encoder, heads, build_projection(config, encoder.hidden_size))
     load_heads(best, model)
     tasks = {name: tasks[name] for name in heads}
-    return TrainedModel(config, tasks, model.to(hardware.torch_device).eval(), hardware, left_out)
+    model = model.to(hardware.torch_device).eval()
+    return TrainedModel(config, tasks, model, hardware, left_out, facts.get("data"))
 
 
 def _left_out(config: RunConfig, facts: Mapping[str, Any]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from mtk.checkpoint import read_json, settle, why_not_written
 from mtk.config import RunConfig, make_config, read_toml
 from mtk.errors import CheckpointError, ConfigError, PluginError
 from mtk.gradients import GradientReport
-from mtk.interfaces import Task
+from mtk.interfaces import Source, Task
 from mtk.training import EpochDone, Event, Position, StepDone
 
 
@@ -278,8 +278,39 @@ def provenance(config: RunConfig, tasks: Mapping[str, Task]) -> dict[str, Any]:
 
 def data_facts(tasks: Mapping[str, Task]) -> dict[str, Any]:
     """Where every task's rows came from, with the SHA-256 of each file, which is read once."""
-    sha256 = functools.cache(lambda file: hashlib.sha256(file.read_bytes()).hexdigest())
-    return {name: _data(task, sha256) for name, task in tasks.items()}
+    once = functools.cache(sha256)
+    return {name: _data(task, once) for name, task in tasks.items()}
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def split_files(data: Mapping[str, Any], split: str) -> list[dict[str, str]]:
+    """What run.json holds of a split's files: `train`, `train 2` and so on."""
+    return [file for key, file in data.get("files", {}).items() if key.partition(" ")[0] == split]
+
+
+def carved(source: Source, split: str) -> bool:
+    """Whether the split's rows come out of files that training rows come out of too."""
+    files: dict[str, set[Path]] = {"train": set(), split: set()}
+    for key, file in source.files.items():
+        files.setdefault(key.partition(" ")[0], set()).add(file)
+    return bool(files["train"] & files[split])
+
+
+def file_difference(before: list[dict[str, str]], after: list[dict[str, str]]) -> str:
+    """What became of a split's files, which differ, for messages."""
+    lost, new = (
+        [file["file"] for file in one if file not in other] for one, other in ((before, after), (after, before))
+    )
+    said = [f"{name} changed" for name in lost if name in new]
+    said += [f"{name} is no longer there" for name in lost if name not in new]
+    said += [f"{name} is new" for name in new if name not in lost]
+    return (
+        ", ".join(said[:5]) + (f" and {len(said) - 5} more" if len(said) > 5 else "")
+        or "their files stand in another order"
+    )
 
 
 def check_plugins(path: Path, facts: Mapping[str, Any]) -> None:
@@ -311,7 +342,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _data(task: Task, sha256: Callable[[Path], str]) -> dict[str, Any]:
+def _data(task: Task, digest: Callable[[Path], str]) -> dict[str, Any]:
     source = task.source
-    files = {split: {"file": file.name, "sha256": sha256(file)} for split, file in source.files.items()}
+    files = {split: {"file": file.name, "sha256": digest(file)} for split, file in source.files.items()}
     return {"origin": source.origin, "sample": source.sample, "files": files}

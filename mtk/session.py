@@ -24,7 +24,7 @@ from mtk.config import Choice, RunConfig, differences, make_config, merge, spell
 from mtk.device import Hardware, available, choose
 from mtk.errors import CheckpointError, ConfigError, MTKError
 from mtk.interfaces import Task
-from mtk.run import RunFolder, check_plugins, data_facts, provenance, this_process
+from mtk.run import RunFolder, check_plugins, data_facts, file_difference, provenance, split_files, this_process
 from mtk.training import EpochDone, Event, Finished, StepDone, Training, position_of
 
 
@@ -304,30 +304,12 @@ def check_data(path: Path, facts: dict[str, Any], now: dict[str, Any]) -> None:
     """Refuses to resume on other data. Raises ConfigError that names task, split and files."""
     for name, recorded in facts.get("data", {}).items():
         for split in ("train", "dev"):
-            before, after = _files_of(split, recorded), _files_of(split, now.get(name, {}))
+            before, after = split_files(recorded, split), split_files(now.get(name, {}), split)
             if before != after:
                 raise ConfigError(
                     f"{path}: the {split} rows of task '{name}' are not those the run was trained on "
-                    f"({_difference(before, after)}); give the same --data, or start anew"
+                    f"({file_difference(before, after)}); give the same --data, or start anew"
                 )
-
-
-def _files_of(split: str, data: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What run.json holds of a split's files: `train`, `train 2` and so on."""
-    return [file for key, file in data.get("files", {}).items() if key.partition(" ")[0] == split]
-
-
-def _difference(before: list[dict[str, str]], after: list[dict[str, str]]) -> str:
-    lost, new = (
-        [file["file"] for file in one if file not in other] for one, other in ((before, after), (after, before))
-    )
-    said = [f"{name} changed" for name in lost if name in new]
-    said += [f"{name} is no longer there" for name in lost if name not in new]
-    said += [f"{name} is new" for name in new if name not in lost]
-    return (
-        ", ".join(said[:5]) + (f" and {len(said) - 5} more" if len(said) > 5 else "")
-        or "their files stand in another order"
-    )
 
 
 def _init_folder(config: RunConfig) -> tuple[Path | None, RunConfig]:

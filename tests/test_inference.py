@@ -194,6 +194,54 @@ def test_another_folder_and_a_file(model: TrainedModel, tmp_path: Path) -> None:
     assert model.tasks["sts"].source.sample, "the run's own tasks stay where they were"
 
 
+@pytest.fixture
+def own(tmp_path: Path) -> tuple[Path, Path]:
+    """A run of a table whose dev and test rows are carved, and the table."""
+    table = tmp_path / "own.csv"
+    rows = [f"{i},{'good' if i % 2 else 'bad'} text {i},{'yes' if i % 2 else 'no'}" for i in range(60)]
+    table.write_text("\n".join(["id,text,label", *rows]) + "\n")
+    tasks = {"own": {"kind": "classes", "data": str(table), "labels": ["no", "yes"], "id": "id"}}
+    for _ in session.start(make_config({**CONFIG, "tasks": tasks, "data": {}}), tmp_path / "run").run():
+        pass
+    return tmp_path / "run", table
+
+
+def test_a_changed_table_is_carved_with_a_warning(
+    own: tuple[Path, Path], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    run, table = own
+    mtk.load(run).evaluate()
+    shutil.copytree(run, tmp_path / "copy")
+    (tmp_path / "moved").mkdir()
+    shutil.copy(table, tmp_path / "moved")
+    mtk.load(tmp_path / "copy").evaluate("test", data=tmp_path / "moved")
+    assert not recwarn.list, "the same rows"
+    header, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([header, *rows[::-1][3:]]) + "\n")
+    said = r"'own': dev is carved from files other than those of the run \(own.csv changed\); some of these rows may"
+    with pytest.warns(UserWarning, match=said):
+        mtk.load(run).evaluate()
+    with pytest.warns(UserWarning, match=r"'own': test is carved"):
+        mtk.load(run, data=tmp_path).evaluate("test", data=tmp_path)
+    mtk.load(run).evaluate("train")
+    assert not recwarn.list, "train rows are trained on anyway"
+
+
+def test_the_file_that_a_task_was_trained_from_is_not_scored_whole(own: tuple[Path, Path], tmp_path: Path) -> None:
+    run, table = own
+    model = mtk.load(run)
+    shutil.copy(table, tmp_path / "two.csv")
+    with pytest.raises(DataError, match=r"two.csv: task 'own' was trained on rows of this file.* folder of own.csv"):
+        model.evaluate(data=tmp_path / "two.csv")
+    new = tmp_path / "new"
+    new.mkdir()
+    (new / "own.csv").write_text("id,text,label\na,good text 1,yes\n")
+    with pytest.warns(UserWarning, match="trained on a file of this name, with other content"):
+        model.evaluate(data=new / "own.csv")
+    (new / "own.csv").rename(new / "other.csv")
+    assert len(model.examples("own", data=new / "other.csv").examples) == 1, "a new file is scored, all of it"
+
+
 # ---------------------------------------------------------------------------------------------- damaged runs
 
 
