@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,7 +75,8 @@ def tree_of(
 
     tasks: `sst`, `sst:bad_rows=2`, `reviews=sst:bad_rows=2`, `./mytask.toml`, or the name of one in the file. head,
     batch_size, task_weight: one value for all tasks, `TASK=VALUE`, a list of those, or a mapping. Settings that are
-    None are as if not given. Raises ConfigError.
+    None are as if not given. As with every setting the last word counts: `tasks` replace those of the file, which
+    warns where that is not plain from their names. Raises ConfigError.
     """
     tree = dict(config) if isinstance(config, Mapping) else {} if config is None else _read(Path(config))
     if recipe is not None:
@@ -86,6 +88,7 @@ def tree_of(
         tree = merge(recipe_tree(recipe, next(filter(encoder_name, given), None)), tree)
     if not isinstance(tree.get("tasks", {}), Mapping):
         raise ConfigError(f"tasks: expected a table for each task, found {tree['tasks']!r}")
+    of_file = list(tree.get("tasks", {})) if isinstance(config, str | Path) else []
     if "tasks" in tree:
         tree["tasks"] = {name: _task_table(value) for name, value in tree["tasks"].items()}
     if tasks:
@@ -95,6 +98,12 @@ def tree_of(
         if len(named) < len(tasks):
             shown = ", ".join(name for name, _ in chosen)
             raise ConfigError(f"--task: a task is named twice in {shown}; name one apart: other=sst")
+        gone = [name for name in of_file if name not in named]
+        if gone and not set(named) <= set(of_file):
+            warnings.warn(
+                f"--task replaces the tasks of {config}: {', '.join(gone)}; to train these too, name them with --task",
+                stacklevel=2,
+            )
         tree["tasks"] = {name: merge(before.get(name, {}), choice) for name, choice in named.items()}
         tree = _without_caps(tree, [name for name in before if name not in named])
     over: dict[str, Any] = {}
@@ -137,16 +146,16 @@ def absolute(tree: Mapping[str, Any]) -> dict[str, Any]:
         registered = {n for r in plugins.registered("encoder").values() for n in r.names}
         out["encoder"] = {
             key: str(Path(value).expanduser().resolve())
-            if key in ("name", "source", "") and value not in registered and _is_folder(value)
+            if key in ("name", "source", "") and value not in registered and _is(Path.is_dir, value)
             else value
             for key, value in encoder.items()
         }
     return out
 
 
-def _is_folder(value: Any) -> bool:
+def _is(what: Callable[[Path], bool], value: Any) -> bool:
     try:
-        return isinstance(value, str) and Path(value).expanduser().is_dir()
+        return isinstance(value, str) and what(Path(value).expanduser())
     except (OSError, RuntimeError, ValueError):
         return False
 
@@ -159,9 +168,23 @@ def configure(**settings: Any) -> RunConfig:
         file = Path(tree["init"]) / "config.toml"
         tree["tasks"] = read_toml(file).get("tasks", {}) if file.exists() else {}
     if not tree.get("tasks"):
-        known = ", ".join(sorted(plugins.registered("task")))
-        raise ConfigError(f"no task: expected at least one --task NAME or --task FILE.toml; known tasks: {known}")
+        raise ConfigError(_no_task(None if file is None else Path(file)))
     return make_config(tree, str(file) if file else "configuration")
+
+
+def _no_task(file: Path | None) -> str:
+    """What is wrong with a configuration without tasks."""
+    known = ", ".join(sorted(plugins.registered("task")))
+    wanted = f"no task: expected at least one --task NAME or --task FILE.toml; known tasks: {known}"
+    if file is None or not file.exists():
+        return wanted
+    tree = read_toml(file)
+    if isinstance(tables := tree.get("task"), Mapping):
+        below = next((f".{name}" for name, table in tables.items() if isinstance(table, Mapping)), "")
+        return f"{file}: no task, found [task{below}]; did you mean [tasks{below or '.NAME'}]?"
+    if {"hub", "kind", "text", "label"} & set(tree) or isinstance(tree.get("data"), str | list):
+        return f"{file}: expected tables [tasks.NAME], found a single task; a task file goes to --task {file}"
+    return f"{file}: {wanted}"
 
 
 def task_choice(spec: str | NamedTask) -> NamedTask:
@@ -178,10 +201,24 @@ def task_choice(spec: str | NamedTask) -> NamedTask:
     if kind.lower().endswith(".toml"):
         own = task_file(Path(kind))
         return NamedTask(name or own.name, {**own.table, **options})
-    registration, _ = plugins.find("task", kind)
+    try:
+        registration, _ = plugins.find("task", kind)
+    except PluginError as error:
+        raise _near_a_file(kind) or error from None
     exact = kind in registration.names
     instance = name or (registration.name if exact else Path(kind).stem.lower())
     return NamedTask(instance, {"kind": registration.name if exact else kind, **options})
+
+
+def _near_a_file(kind: str) -> ConfigError | None:
+    """The error for a table, or for a task file's name without `.toml`, where a task belongs; None for neither."""
+    if kind and _is(Path.is_file, own := f"{kind}.toml"):
+        return ConfigError(f"unknown task '{kind}'; did you mean the file {own}? --task {own}")
+    if not _is(Path.is_file, kind):
+        return None
+    own = str(Path(kind).with_suffix(".toml"))
+    way = "" if _is(Path.is_file, own) else f"mtk task init {kind} writes one: "
+    return ConfigError(f"{kind}: expected a task's name or its TOML file, found another file; {way}--task {own}")
 
 
 def task_choices(spec: str) -> list[NamedTask]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mtk.errors import ConfigError
+from mtk.errors import ConfigError, PluginError
 from mtk.settings import configure, task_choice, tree_of
 
 
@@ -69,6 +69,50 @@ def test_names_of_aliases_and_of_no_task(tmp_path):
         configure(tasks=["aggregate=sst"])
     with pytest.raises(ConfigError, match="found no name"):
         configure(tasks=["=sst"])
+
+
+def test_tasks_replace_those_of_the_file_with_a_word(tmp_path):
+    file = tmp_path / "project.toml"
+    file.write_text('[tasks.one]\nkind = "sst"\n[tasks.two]\nkind = "sst"\n')
+    with pytest.warns(UserWarning, match=r"--task replaces the tasks of .*project.toml: one, two; .*name them"):
+        assert list(configure(config=file, tasks=["sts"]).tasks) == ["sts"]
+    with pytest.warns(UserWarning, match=r"project.toml: one;"):
+        assert list(configure(config=file, tasks=["sts", "two"]).tasks) == ["sts", "two"]
+    assert list(configure(config=file, tasks=["two"]).tasks) == ["two"], "a plain choice, no warning"
+    assert list(configure(config=file, tasks=["sts", "one", "two"]).tasks) == ["sts", "one", "two"]
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ('[task.c]\nkind = "sst"\n', r"x.toml: no task, found \[task.c\]; did you mean \[tasks.c\]"),
+        ('data = "x.csv"\nlabel = "y"\n', r"x.toml: expected tables .*; a task file goes to --task \S*x.toml"),
+        ('kind = "classes"\nhub = "ag_news"\n', r"found a single task; a task file goes to --task"),
+        ("[train]\nepochs = 1\n", r"x.toml: no task: expected at least one --task NAME"),
+    ],
+)
+def test_a_file_without_tasks_says_what_it_is(tmp_path, content, said):
+    (tmp_path / "x.toml").write_text(content)
+    with pytest.raises(ConfigError, match=said):
+        configure(config=tmp_path / "x.toml")
+
+
+def test_a_table_or_a_task_file_without_its_suffix_in_the_place_of_a_task(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tickets.csv").write_text("text,label\na,b\n")
+    with pytest.raises(
+        ConfigError, match=r"tickets.csv: expected .* mtk task init tickets.csv writes one: --task tick"
+    ):
+        configure(tasks=["tickets.csv"])
+    with pytest.raises(PluginError, match="unknown task 'tickets'"):
+        configure(tasks=["tickets"])
+    with pytest.raises(PluginError, match="unknown task"):
+        configure(tasks=["t" * 5000])
+    (tmp_path / "tickets.toml").write_text('data = "tickets.csv"\n')
+    with pytest.raises(ConfigError, match=r"unknown task 'tickets'; did you mean the file tickets.toml"):
+        configure(tasks=["tickets"])
+    with pytest.raises(ConfigError, match=r"found another file; --task tickets.toml"):
+        configure(tasks=["tickets.csv"])
 
 
 def test_an_unknown_setting_names_the_nearest():
