@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # type checkers would take these names for Any
         ConfigError as ConfigError,
         DataError as DataError,
         MTKError as MTKError,
+        NoRowsError as NoRowsError,
         PluginError as PluginError,
         did_you_mean as did_you_mean,
     )
@@ -112,7 +113,15 @@ if TYPE_CHECKING:  # type checkers would take these names for Any
     from mtk.worker import start_worker as start_worker
 
 _HOME = {
-    "mtk.errors": ("MTKError", "ConfigError", "DataError", "PluginError", "CheckpointError", "did_you_mean"),
+    "mtk.errors": (
+        "MTKError",
+        "ConfigError",
+        "DataError",
+        "NoRowsError",
+        "PluginError",
+        "CheckpointError",
+        "did_you_mean",
+    ),
     "mtk.interfaces": (
         "Augmentation",
         "Encoder",

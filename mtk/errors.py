@@ -18,6 +18,10 @@ class DataError(MTKError):
     """A data file, a row or a label is wrong; the message names file and line."""
 
 
+class NoRowsError(DataError):
+    """A task has no rows of a split, or none with a label: other tasks may have some."""
+
+
 class PluginError(MTKError):
     """A plugin is unknown, broken, or was given options it does not take."""
 

@@ -17,7 +17,7 @@ from mtk.checkpoint import load_encoder, load_heads, read_description
 from mtk.config import RunConfig, TrainConfig
 from mtk.data import MicroBatch, TaskRows, evaluation_batches, fuse, tokenise
 from mtk.device import Hardware, choose
-from mtk.errors import CheckpointError, ConfigError, DataError, PluginError, did_you_mean
+from mtk.errors import CheckpointError, ConfigError, DataError, NoRowsError, PluginError, did_you_mean
 from mtk.evaluation import Scores, evaluate, predict, predict_together, same_tokens, score
 from mtk.interfaces import Encoder, Example, Head, Prediction, Source, Task, TaskContext
 from mtk.model import MultitaskModel
@@ -119,7 +119,7 @@ class TrainedModel:
         """The rows to score: of the run's data, another folder or one file.
 
         Warns where the split is carved from files other than those of the run: rows that it trained on may be among
-        them. Raises DataError where no row has a label, and for one file that the task was trained from.
+        them. Raises NoRowsError where no row has a label, and DataError for one file that the task was trained from.
         """
         place = None if data is None else Path(data)
         if place is None or place.is_dir():
@@ -141,7 +141,7 @@ class TrainedModel:
                 raise DataError(f"{place}: {error}; give a folder of data files instead") from error
             where = str(place)
         if all(row.label is None for row in rows):
-            raise DataError(
+            raise NoRowsError(
                 f"task '{task}': none of the {len(rows)} rows of {where} has a label, so there is nothing to score; "
                 "predict them instead: mtk predict"
             )

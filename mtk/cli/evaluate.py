@@ -63,8 +63,8 @@ def evaluate(
 
 
 def _scores(model: TrainedModel, names: list[str], split: str, data: Path | None) -> dict[str, Any]:
-    """What `--json` prints. Raises MTKError before anything is computed where a task has nothing to score."""
-    from mtk.errors import DataError
+    """What `--json` prints. Raises MTKError before anything is computed, NoRowsError where no task has rows."""
+    from mtk.errors import DataError, NoRowsError
 
     if data is not None and not data.is_dir():
         if not data.exists():
@@ -75,7 +75,14 @@ def _scores(model: TrainedModel, names: list[str], split: str, data: Path | None
                 "choose it with --task"
             )
         split = data.name
-    read = {name: model.examples(name, split, data) for name in names}
+    read, left_out = {}, dict(model.left_out)
+    for name in names:
+        try:
+            read[name] = model.examples(name, split, data)
+        except NoRowsError as error:
+            left_out[name] = str(error)
+    if not read:
+        raise NoRowsError("; ".join(left_out[name] for name in names))
     scores = model.scores({name: rows.examples for name, rows in read.items()})
     tasks = {
         name: {
@@ -91,7 +98,7 @@ def _scores(model: TrainedModel, names: list[str], split: str, data: Path | None
         for name, rows in read.items()
     }
     whole = {"split": split, "device": model.hardware.device, "tasks": tasks, "aggregate": scores.aggregate}
-    return {**whole, "left_out": model.left_out} if model.left_out else whole
+    return {**whole, "left_out": left_out} if left_out else whole
 
 
 def _show(found: dict[str, Any]) -> None:
@@ -109,6 +116,8 @@ def _show(found: dict[str, Any]) -> None:
             typer.echo(f"{name}: bad row left out: {reason}")
         if len(facts["bad"]) > _SHOWN:
             typer.echo(f"{name}: and {len(facts['bad']) - _SHOWN:,} more bad rows")
+    for name, reason in found.get("left_out", {}).items():
+        typer.echo(f"{name}: left out: {reason}")
     typer.echo()
     lines = [
         (

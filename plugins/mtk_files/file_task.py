@@ -13,6 +13,7 @@ from mtk import (
     ConfigError,
     DataError,
     Example,
+    NoRowsError,
     Prediction,
     Source,
     Table,
@@ -143,7 +144,7 @@ class FileTask(Task):
         if self._splits is None:
             self._splits = self._read_splits()
         if split not in self._splits:
-            raise DataError(f"task '{self.name}' has no {split} rows: name their file in data, or a share in split")
+            raise NoRowsError(f"task '{self.name}' has no {split} rows: name their file in data, or a share in split")
         return self._splits[split]
 
     def read(self, file: Path) -> Sequence[Example]:

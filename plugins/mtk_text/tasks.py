@@ -13,6 +13,7 @@ from mtk import (
     ConfigError,
     DataError,
     Example,
+    NoRowsError,
     Range,
     Source,
     Task,
@@ -81,7 +82,8 @@ class FileTask(Task):
             raise DataError(f"task '{self.name}' has the splits train, dev and test, not '{split}'")
         if split not in self.source.files:
             origin = self.source.origin
-            raise DataError(f"task '{self.name}' has no {split} rows: expected {' or '.join(names[split])} in {origin}")
+            wanted = " or ".join(names[split])
+            raise NoRowsError(f"task '{self.name}' has no {split} rows: expected {wanted} in {origin}")
         return self.source.files[split]
 
     def _read(self, file: Path, *, labelled: bool, own: bool) -> tuple[Example, ...]:
