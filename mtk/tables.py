@@ -12,12 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mtk.errors import DataError, PluginError
+from mtk.errors import DataError, PluginError, did_you_mean
 
 QUOTE_HINT = "a double quote at the start of a text that never closes swallows what follows"
 DELIMITERS = ("\t", ",", ";", "|")  # those that are looked for, the likeliest first
 LEGACY = "cp1252"  # what Western files are in that are not UTF-8
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_ARCHIVES = (  # what stands for text by mistake: how it begins, what it holds, and what to do
+    (b"PK\x03\x04", b"xl/", "an Excel file; export it as CSV"),
+    (b"PK\x03\x04", b"opendocument.spreadsheet", "an OpenDocument spreadsheet; export it as CSV"),
+    (b"PK\x03\x04", b"", "a ZIP archive; unpack it"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", b"", "an Excel file; export it as CSV"),
+    (b"\x1f\x8b", b"", "a gzip archive; unpack it"),
+)
+_SEP = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # Excel's own first line
 _LOOKED_AT = 50  # rows, where several delimiters could be meant
 _MOST_ACCENTED = 0.3  # share of a Western text's letters that are not ASCII: French has 4%
 
@@ -95,9 +103,20 @@ def content_of(file: Path) -> bytes:
     try:
         return file.read_bytes()
     except FileNotFoundError:
-        raise DataError(f"{file}: no such file") from None
+        raise DataError(f"{file}: no such file{_near(file)}") from None
     except OSError as error:
+        if file.is_dir():
+            raise DataError(f"{file}: expected a file, found a folder; name a file in it") from None
         raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
+
+
+def _near(file: Path) -> str:
+    """`; did you mean 'reviews.csv'?`, where the folder holds a file of nearly that name, else nothing."""
+    try:
+        near = did_you_mean(file.name, [one.name for one in file.parent.iterdir() if one.is_file()])
+    except OSError:
+        return ""
+    return near if near.startswith("; did") else ""
 
 
 def parse_table(
@@ -117,9 +136,10 @@ def parse_table(
         raise DataError(f"{file}:1: expected one JSON object a line or a table with a header, found a JSON list")
     if first.lstrip().startswith("{") or file.suffix.lower() in (".jsonl", ".ndjson"):
         return _json_lines(file, text, f"JSON lines, {how}")
-    found = delimiter or _delimiter(text)
+    named = _SEP.match(text)
+    found = delimiter or (named[1] if named else _delimiter(text))
     shown = {"\t": "tab-separated"}.get(found, f"separated by '{found}'")
-    return _separated(file, text, found, f"{shown}, {how}")
+    return _separated(file, text, found, f"{shown}, {how}", 0 if named is None else 1)
 
 
 def decode_text(content: bytes, file: Path, encoding: str | None = None, guess: bool = False) -> tuple[str, str]:
@@ -128,6 +148,9 @@ def decode_text(content: bytes, file: Path, encoding: str | None = None, guess: 
 
     encoding: None stands for UTF-8. guess: as for `read_table`.
     """
+    found = next((what for start, part, what in _ARCHIVES if content.startswith(start) and part in content), None)
+    if found is not None:
+        raise DataError(f"{file}: expected text, found {found}")
     marked = next((name for mark, name in _BOMS if content.startswith(mark) and (guess or name == "utf-8-sig")), None)
     if encoding is not None:
         try:
@@ -142,6 +165,8 @@ def decode_text(content: bytes, file: Path, encoding: str | None = None, guess: 
         how = {"utf-8": "UTF-8", "utf-8-sig": "UTF-8 with a byte order mark", "utf-16": "UTF-16"}[name]
     try:
         text = content.decode(name)
+        if guess and encoding is not None and _is_utf8(content, text):
+            how += " (warning: these bytes are UTF-8 too, which is likelier; leave out encoding)"
     except UnicodeDecodeError as error:
         start = error.start + (3 if marked == name == "utf-8-sig" else 0)  # the error does not count the mark
         if not (guess and name == "utf-8" and _looks_western(content)):
@@ -164,11 +189,34 @@ def _line_at(content: bytes, place: int) -> int:
 
 def _undecodable(content: bytes, file: Path, start: int, how: str, guess: bool) -> str:
     wanted = how.split()[0]
-    advice = (
-        'name its encoding, such as encoding = "cp1251", or save it as UTF-8' if guess else "save the file as UTF-8"
-    )
+    likely = _likely_encoding(content)
+    name = f'name its encoding, such as encoding = "{likely}"' if likely else "name its encoding"
+    advice = f"{name}, or save it as UTF-8" if guess else "save the file as UTF-8"
     found = f"found byte 0x{content[start]:02x} at byte offset {start}"
     return f"{file}:{_line_at(content, start)}: expected {wanted}, {found}; {advice}"
+
+
+def _likely_encoding(content: bytes) -> str | None:
+    """The encoding that reads best, of those that are common; None where none does."""
+    try:
+        content.decode("utf-8")
+        return "utf-8"
+    except UnicodeDecodeError:
+        pass
+    if _looks_western(content):
+        return LEGACY
+    letters = re.findall(r"[^\W\d_]", content.decode("cp1251", "replace"))
+    cyrillic = [letter for letter in letters if "\u0400" <= letter <= "\u04ff"]
+    lower = sum(letter.islower() for letter in cyrillic)  # another Cyrillic encoding turns small letters into capitals
+    return "cp1251" if len(cyrillic) > _MOST_ACCENTED * len(letters) and lower > len(cyrillic) / 2 else None
+
+
+def _is_utf8(content: bytes, text: str) -> bool:
+    """Whether the bytes, read as `text`, are another text in UTF-8."""
+    try:
+        return content.decode("utf-8-sig") != text and b"\0" not in content
+    except UnicodeDecodeError:
+        return False
 
 
 def _looks_western(content: bytes) -> bool:
@@ -200,10 +248,14 @@ def _fitting(text: str, delimiter: str) -> float:
     return sum(len(row) == len(rows[0]) for row in rows) / len(rows) if len(rows[0]) > 1 else 0.0
 
 
-def _separated(file: Path, text: str, delimiter: str, form: str) -> Table:
+def _separated(file: Path, text: str, delimiter: str, form: str, skipped: int = 0) -> Table:
+    """skipped: lines above the header."""
     # Tab-separated files are read with Python's default, lenient quoting: stray quotes are common in them.
     lines: list[str] = []
-    source = _noted(io.StringIO(text, newline=""), lines)
+    stream = io.StringIO(text, newline="")
+    for _ in range(skipped):
+        stream.readline()
+    source = _noted(stream, lines)
     try:
         reader = csv.DictReader(source, delimiter=delimiter, strict=delimiter != "\t")
     except TypeError as error:
@@ -211,9 +263,9 @@ def _separated(file: Path, text: str, delimiter: str, form: str) -> Table:
     try:
         columns = tuple(name.strip() for name in reader.fieldnames or ())
     except csv.Error as error:
-        raise DataError(f"{file}:1: the header cannot be read: {error}; {QUOTE_HINT}") from None
+        raise DataError(f"{file}:{1 + skipped}: the header cannot be read: {error}; {QUOTE_HINT}") from None
     reader.fieldnames = columns
-    return Table(columns, _separated_rows(file, reader, delimiter, lines), form, delimiter)
+    return Table(columns, _separated_rows(file, reader, delimiter, lines, skipped), form, delimiter)
 
 
 def _noted(stream: Iterable[str], lines: list[str]) -> Iterator[str]:
@@ -223,7 +275,9 @@ def _noted(stream: Iterable[str], lines: list[str]) -> Iterator[str]:
         yield line
 
 
-def _separated_rows(file: Path, reader: csv.DictReader[str], delimiter: str, lines: list[str]) -> Iterator[TableRow]:
+def _separated_rows(
+    file: Path, reader: csv.DictReader[str], delimiter: str, lines: list[str], skipped: int
+) -> Iterator[TableRow]:
     """lines: where the reader's source notes what it hands out; emptied here before every row."""
     width, read = len(reader.fieldnames or ()), reader.reader.line_num
     while True:
@@ -233,7 +287,7 @@ def _separated_rows(file: Path, reader: csv.DictReader[str], delimiter: str, lin
         except StopIteration:
             return
         except csv.Error as error:
-            line = read + 1  # where the row begins; the reader is at its end
+            line = read + 1 + skipped  # where the row begins; the reader is at its end
             raise DataError(f"{file}:{line}: the row cannot be read: {error}; {QUOTE_HINT}") from None
         extra = fields.pop(None, [])
         present = [value for value in fields.values() if value is not None]
@@ -241,7 +295,7 @@ def _separated_rows(file: Path, reader: csv.DictReader[str], delimiter: str, lin
         before, read = read, reader.reader.line_num  # DictReader's own forgets blank lines
         line = max(before + 1, read - sum(_breaks(value) for value in [*present, *extra]))
         quoted = any('"' in text for text in lines)
-        yield TableRow(line, fields, _ragged(fields, extra, width, quoted) or _swallowed(present, delimiter))
+        yield TableRow(line + skipped, fields, _ragged(fields, extra, width, quoted) or _swallowed(present, delimiter))
 
 
 def _breaks(value: str) -> int:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import sys
+import tomllib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,20 @@ def test_what_was_found_is_said(tmp_path: Path) -> None:
     assert "dev and test carved with seed 11711: train 16, dev 2, test 2; rows of one text stay together" in notes
 
 
+def test_an_encoding_that_utf8_contradicts_is_said(tmp_path: Path) -> None:
+    found = task("auto", data=write(tmp_path / "a.csv", csv_of("xy" * 10, "café {}")), encoding="cp1252")
+    assert "cp1252 (warning: these bytes are UTF-8 too, which is likelier; leave out encoding)" in found.notes[0]
+    plain = task("auto", data=write(tmp_path / "b.csv", csv_of("xy" * 10)), encoding="cp1252")
+    assert "warning" not in plain.notes[0]
+
+
+def test_excels_line_that_names_the_delimiter(tmp_path: Path) -> None:
+    body = "sep=|\r\ntext|label\r\n" + "".join(f"a; b, {i}|{'xy'[i % 2]}\r\n" for i in range(20)) + "c\r\n"
+    found = task("auto", data=write(tmp_path / "a.csv", body), bad_rows=1)
+    assert {row.id: row.text for row in all_rows(found)}["3"] == "a; b, 0"
+    assert [(bad.line, bad.reason) for bad in found.bad] == [(23, "expected 2 fields, found 1")]
+
+
 def test_a_quoted_text_may_break_lines_and_lines_are_counted(tmp_path: Path) -> None:
     body = '"one\ntwo",x\n' + "".join(f"text {i},{'xy'[i % 2]}\n" for i in range(9)) + "short\n"
     found = task("auto", data=write(tmp_path / "a.csv", "text,label\n" + body), bad_rows=1)
@@ -158,9 +173,30 @@ FAULTS: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "byte": (
         b"text,label\nok,x\n\x81\xe9,y\n",
         {},
-        r"a.csv:3: expected UTF-8, found byte 0x81 at byte offset 16; name its e",
+        r"a.csv:3: expected UTF-8, found byte 0x81 at byte offset 16; name its encoding, or save it as UTF-8$",
     ),
-    "Cyrillic": (GOOD.replace("text", "привет").encode("cp1251"), {}, r"a.csv:1: expected UTF-8, found byte 0xef"),
+    "an Excel file": (
+        b"PK\x03\x04...xl/workbook.xml",
+        {"encoding": "cp1252"},
+        r"a.csv: expected text, found an Excel file; export it as CSV$",
+    ),
+    "an old Excel file": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1\0\0", {}, r"found an Excel file; export it as CSV$"),
+    "an archive": (b"PK\x03\x04...a.csv", {}, r"a.csv: expected text, found a ZIP archive; unpack it$"),
+    "Western, UTF-8 forced": (
+        GOOD.replace("text", "café").encode("cp1252"),
+        {"encoding": "utf-8"},
+        r'expected utf-8, found byte 0xe9 .*encoding = "cp1252"',
+    ),
+    "UTF-8, UTF-16 forced": (
+        (GOOD * 200).encode() + b"." * (len(GOOD * 200) % 2),
+        {"encoding": "utf-16"},
+        r"a.csv:1: expected a column 'text', found none; known: .{1,320}$",
+    ),
+    "Cyrillic": (
+        GOOD.replace("text", "привет").encode("cp1251"),
+        {},
+        r'a.csv:1: expected UTF-8, found byte 0xef .*such as encoding = "cp1251"',
+    ),
     "encoding": (GOOD, {"encoding": "utf-9"}, r"a.csv: unknown encoding 'utf-9'"),
     "delimiter": (GOOD, {"delimiter": "::"}, r"a.csv: delimiter: expected one character, found '::'"),
     "id twice": (
@@ -206,10 +242,15 @@ def test_a_fault_is_one_line_that_says_where(case: str, tmp_path: Path) -> None:
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no.csv: no such file; task 'mine' reads it"):
         task("auto", data=tmp_path / "no.csv")
+    tweets(tmp_path)
+    with pytest.raises(DataError, match=r"twets.csv: no such file; task 'mine' .*; did you mean 'tweets.csv'\?$"):
+        task("auto", data=tmp_path / "twets.csv")
+    with pytest.raises(DataError, match=r"twets.csv: no such file; did you mean 'tweets.csv'\?$"):
+        mtk.read_table(tmp_path / "twets.csv")
     with pytest.raises(DataError, match=r"expected a file, found a folder; name a file in it"):
         task("auto", data=tmp_path)
     with pytest.raises(DataError, match=r"no file matches"):
-        task("auto", data=tmp_path / "*.csv")
+        task("auto", data=tmp_path / "*.tsv")
     with pytest.raises(ConfigError, match=r"data: unknown split 'valid'"):
         task("auto", data={"train": str(tweets(tmp_path)), "valid": "x.csv"})
     with pytest.raises(ConfigError, match=r"expected either data or hub, found none"):
@@ -476,7 +517,9 @@ def test_one_fault_comes_once_and_every_bad_row_counts(here: Path, capsys: pytes
     said = capsys.readouterr()
     assert "fault: " not in said.out and said.err.count("a.csv") == 1
     assert "a.csv:5: column 'label': expected a number from 1 to 3, found '4' (10 bad rows in this file; " in said.err
-    assert "lines 6, 10, 11, 15, 16, 20, 21, 22); mend the file, or leave such rows out: bad_rows = 10 in" in said.err
+    assert (
+        "lines 6, 10, 11, 15, 16, 20, 21, 22, ...); mend the file, or leave such rows out: bad_rows = 10 in" in said.err
+    )
     write(here / "mine.toml", 'data = "a.csv"\nrange = [1, 3]\nbad_rows = 10\n')
     assert command(["data", "check", "mine.toml", "--encoder", "none"]) == 0
     said = capsys.readouterr()
@@ -549,6 +592,36 @@ INITS: dict[str, tuple[str, str, list[str], str]] = {
     ),
     "no label": ("a.csv", "thing number %d\n", [], "a.csv: no column looks like a label, of name; name it: --label"),
 }
+
+
+def test_init_guesses_what_the_tutorial_shows(here: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "tutorials" / "your-own-data.md").read_text(encoding="utf-8")
+    made, shown = (re.search(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("python", "toml"))
+    assert made and shown
+    exec(made[1], {})
+    assert command(["task", "init", "reviews.csv"]) == 0
+    assert tomllib.loads((here / "reviews.toml").read_text()) == tomllib.loads(shown[1])
+
+
+def test_init_counts_bad_rows_as_reading_does(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [f"T-{i:03};{'' if i % 9 == 0 else f'this is ticket {i}'};{'xyz'[i % 3]}\n" for i in range(27)]
+    write(here / "my tickets.csv", "Nr;Text;Thema\n" + "".join(lines) + "1;2\n")
+    assert command(["task", "init", "my tickets.csv", "--label", "Thema"]) == 0
+    said = capsys.readouterr().out
+    assert "\n4 bad rows, the first in line 2: column 'Text' is empty" in said
+    assert "\nbad_rows = 4  (left out; " in said and '\nid = "Nr"  (different in every row)' in said
+    assert "mtk data check 'my tickets.toml'; mtk train --task 'my tickets.toml'" in said
+    assert command(["data", "check", "my tickets.toml", "--encoder", "none"]) == 0
+    assert capsys.readouterr().out.count("bad row skipped: ") == 4
+    write(here / "my tickets.csv", "Nr;Text;Thema\n" + "".join(lines[1:9]) + "1;2\n")
+    assert command(["task", "init", "my tickets.csv", "--label", "Thema", "--out", "-"]) == 0
+    assert "# 1 bad row, the first in line 10: " in capsys.readouterr().out
+
+
+def test_init_of_a_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in (".", str(here)):
+        assert command(["task", "init", folder]) == 2
+        assert f"{folder}: expected a file, found a folder; name a file in it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("case", INITS)

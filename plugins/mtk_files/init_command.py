@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +16,8 @@ if TYPE_CHECKING:
     from mtk_files.labels import Guess
 
 LABELS = (
-    *("label", "labels", "class", "category", "target", "sentiment", "emotion", "topic", "intent", "tags", "ner_tags"),
-    *("score", "rating", "stars", "similarity", "is_duplicate", "gold", "y"),
+    *("label", "labels", "class", "category", "target", "sentiment", "emotion", "mood", "topic", "intent", "tags"),
+    *("ner_tags", "score", "rating", "stars", "similarity", "is_duplicate", "gold", "y"),
 )
 IDS = ("id", "_id", "idx", "guid", "uid")
 PAIRS = (
@@ -23,6 +25,7 @@ PAIRS = (
     *(("sentence_a", "sentence_b"), ("premise", "hypothesis"), ("query", "passage"), ("question", "answer")),
     *(("text", "pair"), ("anchor", "positive")),
 )
+_CODE = re.compile(r"(?=.*\d)[\w#/-]{1,64}")  # an id-like value: digits, letters, no blanks and no decimals
 LEAST_WORDS = 2.0  # a row, in the mean, of a column that holds texts
 
 
@@ -41,6 +44,8 @@ def init_command(
     """  # fmt: skip
     from mtk import ConfigError, DataError
 
+    if file.is_dir():
+        raise DataError(f"{file}: expected a file, found a folder; name a file in it")
     printed = str(out) == "-"
     place = out if out is not None and not printed else file.with_suffix(".toml")
     if not printed and place.exists():
@@ -55,7 +60,8 @@ def init_command(
         raise DataError(f"--out {place}: cannot be written: {error.strerror or error}") from error
     for line in said:
         typer.echo(line)
-    typer.echo(f"\nwrote {place}; look at it, then: mtk data check {place}; mtk train --task {place}")
+    named = shlex.quote(str(place))
+    typer.echo(f"\nwrote {place}; look at it, then: mtk data check {named}; mtk train --task {named}")
 
 
 def describe(
@@ -63,22 +69,19 @@ def describe(
 ) -> tuple[str, list[str]]:
     """The text of a task file that stands in `folder`, and what was guessed, a line each. Raises DataError."""
     from mtk import DataError, did_you_mean
-    from mtk_files.rows import Layout, open_file, read_rows
+    from mtk_files.rows import Layout, cut, open_file, read_rows
 
     table = open_file(file, Layout(""))
     rows = list(table.rows)
     columns = [name for name in table.columns if name]
     for option, name in (("--text", text), ("--pair", pair), ("--label", label)):
         if name is not None and name not in columns:
-            raise DataError(f"{option} {name}: no such column in {file}{did_you_mean(name, columns)}")
+            near = cut(did_you_mean(name, map(cut, columns)), 300)
+            raise DataError(f"{option} {name}: no such column in {file}{near}")
     sound = [row for row in rows if row.problem is None]
     if not sound:
         raise DataError(f"{file}: expected rows, found none" + (f" but bad ones: {rows[0].problem}" if rows else ""))
-    lines = [f"{file.name}: {table.form}, {len(rows):,} rows, columns {', '.join(columns)}"]
-    if len(sound) < len(rows):
-        first = next(row for row in rows if row.problem)
-        bad = len(rows) - len(sound)
-        lines.append(f"{bad:,} bad rows, the first in line {first.line}: {first.problem}")
+    lines = [f"{file.name}: {table.form}, {len(rows):,} rows, columns {_listed(columns)}"]
     first_text, second = _texts(columns, sound, text, pair, label)
     chosen = label or _label(columns, sound, {first_text, second})
     keys: list[tuple[str, Any, str]] = [
@@ -94,22 +97,27 @@ def describe(
     elif second is not None:
         keys.append(("kind", "ranking", "two texts and no label column: which texts belong together"))
     else:
-        raise DataError(f"{file}: no column looks like a label, of {', '.join(columns)}; name it: --label COLUMN")
-    identity = next((name for name in columns if name.lower() in IDS and _unique(sound, name)), None)
+        raise DataError(f"{file}: no column looks like a label, of {_listed(columns)}; name it: --label COLUMN")
+    free = [name for name in columns if name not in (first_text, second, chosen)]
+    identity = _identity(free, sound)
     if identity is not None:
         keys.append(("id", identity, "different in every row"))
-    read_rows(
-        str(file), file, type(table)(table.columns, iter(sound)), Layout(first_text, second, chosen), labelled=True
-    )
-    said = [*lines, *(f"{key} = {_toml(value)}" + (f"  ({why})" if why else "") for key, value, why in keys)]
-    return _stanza(lines, keys, place), said
+    layout = Layout(first_text, second, chosen, identity)
+    _, bad = read_rows(str(file), file, type(table)(table.columns, iter(rows)), layout, labelled=True)
+    if bad:
+        said = f"{len(bad):,} bad row{'s' * (len(bad) > 1)}, the first in line {bad[0].line}: {bad[0].reason}"
+        lines.append(said)
+        keys.append(("bad_rows", len(bad), "left out; mend the file, and take this line away"))
+    told = [*lines, *(f"{key} = {_toml(value)}" + (f"  ({why})" if why else "") for key, value, why in keys)]
+    return _stanza(lines, keys, place), told
 
 
 def _stanza(lines: list[str], keys: list[tuple[str, Any, str]], place: Path) -> str:
+    named = shlex.quote(f"./{place.name}")
     written = [f"{key} = {_toml(value)}" + (f"  # {why}" if why else "") for key, value, why in keys]
     return "\n".join(
         [
-            f"# A task for mtk: mtk data check ./{place.name}; mtk train --task ./{place.name}",
+            f"# A task for mtk: mtk data check {named}; mtk train --task {named}",
             *(f"# {line}" for line in lines),
             *written,
             "# split = { dev = 0.1, test = 0.1, seed = 11711 }  # how dev and test are carved",
@@ -151,7 +159,7 @@ def _texts(
     words = {name: _words(rows, name) for name in free}
     best = max(words, key=words.__getitem__, default=None)
     if best is None or words[best] < LEAST_WORDS:
-        raise DataError(f"no column looks like texts, of {', '.join(columns)}; name it: --text COLUMN")
+        raise DataError(f"no column looks like texts, of {_listed(columns)}; name it: --text COLUMN")
     return best, pair
 
 
@@ -187,6 +195,20 @@ def _guess(file: Path, rows: list[TableRow], columns: tuple[str, ...], text: str
 
     good, _ = read_rows(str(file), file, Table(columns, iter(rows)), Layout(text, label=label), labelled=True)
     return guess(good, label)
+
+
+def _identity(columns: list[str], rows: list[TableRow]) -> str | None:
+    """A column that names the rows: by its own name, else by values that look like numbers or codes."""
+    unique = [name for name in columns if _unique(rows, name)]
+    named = (name for name in unique if name.lower() in IDS)
+    coded = (name for name in unique if all(_CODE.fullmatch(str(row.fields[name]).strip()) for row in rows))
+    return next(named, next(coded, None))
+
+
+def _listed(columns: list[str]) -> str:
+    from mtk_files.rows import cut
+
+    return cut(", ".join(map(cut, columns)), 300)
 
 
 def _unique(rows: list[TableRow], column: str) -> bool:

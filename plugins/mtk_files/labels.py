@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mtk import Classes, ConfigError, DataError, Prediction, Targets, did_you_mean
-from mtk_files.rows import Row
+from mtk_files.rows import Row, cut
 
 MOST_NUMBERS = 20  # different whole numbers that are still taken for classes
 MOST_NAMES = 200  # different texts that are
@@ -127,14 +127,14 @@ def guess(rows: Sequence[Row], column: str) -> Guess:
         low, high = min(numbers), max(numbers)
         whole = all(number.is_integer() for number in numbers)
         if len(names) < 2:
-            raise DataError(f"{where}: expected at least two different labels, found {names[0]} alone")
+            raise DataError(f"{where}: expected at least two different labels, found {cut(names[0])} alone")
         if whole and len(names) <= MOST_NUMBERS:
             why = f'{many} whole numbers, {low:g} to {high:g} -> classes; for a number write kind = "range"'
             return Guess("classes", {"labels": names}, f"{where}: {why}")
         why = f'{many} numbers, {low:g} to {high:g} -> range; for numbers without bounds write kind = "number"'
         return Guess("range", {"range": [low, high]}, f"{where}: {why}")
     if len(names) < 2:
-        raise DataError(f"{where}: expected at least two different labels, found '{names[0]}' alone")
+        raise DataError(f"{where}: expected at least two different labels, found '{cut(names[0])}' alone")
     if len(names) > MOST_NAMES or (len(names) > SHOWN and len(names) > len(raws) / 2):
         raise DataError(
             f"{where}: {many} texts in {len(raws):,} rows look like no label; name another column, or write kind and "
@@ -143,7 +143,7 @@ def guess(rows: Sequence[Row], column: str) -> Guess:
     odd = [names for names in (sum(not math.isfinite(n) for n in numbers),) if 0 < names < len(numbers) / 2]
     if odd:
         first = next(raw for raw, number in zip(raws, numbers, strict=True) if not math.isfinite(number))
-        note += f"; most are numbers, but {odd[0]:,} are not ('{first}'): are those bad rows?"
+        note += f"; most are numbers, but {odd[0]:,} are not ('{cut(str(first))}'): are those bad rows?"
     several = next((s for s in SEPARATORS if sum(s in str(raw) for raw in raws) > len(raws) / 10), None)
     if several:
         note += (
@@ -165,7 +165,7 @@ def _guess_of_lists(raws: Sequence[Any], tagged: bool, where: str) -> Guess:
 def some(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
     more = f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return ", ".join(map(cut, names[:SHOWN])) + more
 
 
 class WeightedClasses(nn.Module, Classes):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +77,7 @@ def _files(paths: str | Sequence[str], folder: Path | None, task: str) -> list[P
             what = "no file matches" if _is_pattern(own) else "no such file"
             hint = "" if folder is None else f", nor is there one in {folder}"
             raise DataError(
-                f"{own}: {what}{hint}; task '{task}' reads it: if it has moved, name its folder with --data"
+                f"{own}: {what}{hint}; task '{task}' reads it: if it has moved, name its folder with --data{_near(own)}"
             )
         if files[0].is_dir():
             raise DataError(f"{own}: expected a file, found a folder; name a file in it, or several: {own}/*.csv")
@@ -86,6 +85,13 @@ def _files(paths: str | Sequence[str], folder: Path | None, task: str) -> list[P
     if not found:
         raise ConfigError("data: expected a path, a list of them, or a path for train, dev and test; found none")
     return found
+
+
+def _near(path: Path) -> str:
+    """`; did you mean 'reviews.csv'?`, where its folder holds a file of nearly that name."""
+    names = [one.name for one in path.parent.iterdir() if one.is_file()] if path.parent.is_dir() else []
+    near = did_you_mean(path.name, names)
+    return near if near.startswith("; did") else ""
 
 
 def _is_pattern(path: Path) -> bool:
@@ -118,7 +124,7 @@ def read_rows(
     wanted = [*layout.texts, *filter(None, (layout.id, layout.group, layout.stratum))]
     for column in [*wanted, layout.label] if labelled and layout.label else wanted:
         if column not in table.columns:
-            hint = did_you_mean(column, [name for name in table.columns if name])
+            hint = cut(did_you_mean(column, [cut(name) for name in table.columns if name]), 300)
             raise DataError(f"{place}:1: expected a column '{column}', found none{hint}")
         if table.columns.count(column) > 1:
             raise DataError(f"{place}:1: expected one column '{column}', found {table.columns.count(column)}")
@@ -140,9 +146,14 @@ def read_rows(
     return good, bad
 
 
+def cut(text: str, length: int = 60) -> str:
+    """A text that a file holds, for a message: its first letters."""
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
 def shortened(error: object) -> str:
     """One line of it, whatever a field holds."""
-    return textwrap.shorten(str(error), 300, placeholder=" ...")
+    return cut(" ".join(str(error).split()), 300)
 
 
 def _row(place: str, file: Path | None, row: TableRow, layout: Layout) -> Row:
