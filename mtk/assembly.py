@@ -282,7 +282,7 @@ def _augmented(
     for name, rows in examples.items():
         augment = plugins.build("augmentation", choice.name, **choice.options)
         given = augment(tasks[name], rows, generator(seed, "augment", number, name))
-        out[name] = checked_rows(given, augment, f"rows of task '{name}'")
+        out[name] = checked_rows(given, tasks[name], augment, f"rows of task '{name}'")
         if not out[name]:
             raise DataError(f"task '{name}': augmentation '{choice.name}' left none of its training rows")
     if all(list(out[name]) == list(rows) for name, rows in examples.items()):

@@ -21,7 +21,7 @@ from mtk.errors import CheckpointError, ConfigError, DataError, NoRowsError, Plu
 from mtk.evaluation import Scores, evaluate, predict, predict_together, same_tokens, score
 from mtk.interfaces import Encoder, Example, Head, Prediction, Source, Task, TaskContext
 from mtk.model import MultitaskModel
-from mtk.rows import Row, can_read, examples_of, found_in, numbered, to_example, wanted_by
+from mtk.rows import Row, can_read, checked_rows, examples_of, found_in, numbered, to_example, wanted_by
 from mtk.run import RunFolder, carved, data_facts, file_difference, sha256, split_files, why_missing
 
 
@@ -136,7 +136,8 @@ class TrainedModel:
             reader = self._task(task)
             self._refuse_trained(task, place)
             try:
-                rows, source = reader.read(place), Source(str(place), {split: place})
+                rows = checked_rows(reader.read(place), reader, reader, f"the rows of {place}")
+                source = Source(str(place), {split: place})
             except NotImplementedError as error:
                 raise DataError(f"{place}: {error}; give a folder of data files instead") from error
             where = str(place)

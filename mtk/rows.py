@@ -8,6 +8,7 @@ from typing import Any
 from mtk import plugins
 from mtk.errors import DataError, did_you_mean
 from mtk.interfaces import Example, Task
+from mtk.targets.labels import is_label
 
 Row = str | Sequence[str] | Mapping[str, str] | Example
 
@@ -21,16 +22,23 @@ def numbered(rows: Iterable[Row]) -> list[tuple[int, Row]]:
 
 def examples_of(task: Task, split: str) -> Sequence[Example]:
     """A split's rows. Raises DataError, and PluginError where they are no Examples."""
-    return checked_rows(task.examples(split), task, f"the {split} rows of task '{task.name}'")
+    return checked_rows(task.examples(split), task, task, f"the {split} rows of task '{task.name}'")
 
 
-def checked_rows(rows: Any, maker: object, what: str) -> Sequence[Example]:
-    """The rows that a plugin's object made. Raises PluginError where they are no sequence of Examples."""
+def checked_rows(rows: Any, task: Task, maker: object, what: str) -> Sequence[Example]:
+    """The rows that a plugin's object made for the task. Raises PluginError where they are no sequence of Examples, or
+    hold something else than the task's texts and parsed labels."""
     if not isinstance(rows, Sequence):
         raise plugins.wrong(maker, what, "a sequence of Examples", type(rows).__name__)
     for place, row in enumerate(rows):
         if not isinstance(row, Example):
             raise plugins.wrong(maker, what, "Examples", f"a {type(row).__name__} as row {place + 1}")
+        for name, text in (("text", row.text), ("pair", row.pair if task.paired else "")):
+            if not isinstance(text, str):
+                raise plugins.wrong(maker, f"{what}: row '{row.id}'", f"a str as its {name}", repr(text))
+        if row.label is not None and not is_label(task.target, row.label):
+            expected = f"a label as {type(task.target).__name__}.parse gives it"
+            raise plugins.wrong(maker, f"{what}: row '{row.id}'", expected, repr(row.label))
     return rows
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Callable
-from importlib.metadata import Distribution
+from dataclasses import replace
+from importlib.metadata import Distribution, EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -203,15 +204,85 @@ def test_one_that_cannot_be_imported_stops_nobody(
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.split()[:2] == ["broken", "bad"] and last.split()[-2:] == ["mtk-bad", "0.3"]
     assert run(["recipes"]) == 0
-    reason = "plugin 'bad' cannot be loaded: ImportError: no module named nose"
-    assert capsys.readouterr().err == f"warning: plugin 'bad' is broken and left out: {reason}\n"
+    reason = r"plugin 'bad' \(mtk-bad 0.3\) is left out: ImportError: no module named nose \(tests/[a-z_.]+:\d+\)"
+    assert re.fullmatch(f"warning: {reason}\n", capsys.readouterr().err)
+    assert run(["--traceback", "recipes"]) == 0
+    whole = capsys.readouterr().err
+    assert "Traceback" in whole and 'raise ImportError("no module\\nnamed nose")' in whole
+    assert run(["--traceback", "plugins", "list"]) == 0
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_told_with_the_place_and_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = tmp_path / "mtk_lacking"
+    package.mkdir()
+    (package / "__init__.py").write_text("import mtk\nfrom mtk_lacking import inner\n")
+    (package / "inner.py").write_text("\nimport nosuchlib.part\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    point = EntryPoint("lacking", "mtk_lacking", "mtk")
+    monkeypatch.setattr(mtk.plugins, "_default", Plugins([point]))
+    assert run(["recipes"]) == 0
+    assert capsys.readouterr().err == (
+        "warning: plugin 'lacking' is left out: ModuleNotFoundError: No module named 'nosuchlib' "
+        "(mtk_lacking/inner.py:2); pip install nosuchlib\n"
+    )
+    use = Plugins()
+    use.add("late", plugin("head", "mtk_lacking.inner:Head"), "mtk-late", "2")
+    told = r"plugin 'late' \(mtk-late 2\), hook .*\(mtk_lacking/inner.py:2\); pip install nosuchlib$"
+    with pytest.raises(PluginError, match=told):
+        use.build("head", NAME)
+
+
+def commanding(path: str, function: Any = print) -> types.ModuleType:
+    @mtk.hookimpl
+    def register_commands(register: mtk.RegisterCommand) -> None:
+        register(path, function, "says hello")
+
+    return plugin("mixer", Few, register_commands=register_commands)
+
+
+def unreadable(plugins: Plugins) -> None:
+    """Typer cannot make an option of a `Plugins`."""
+
+
+@pytest.mark.parametrize(
+    ("path", "function", "text"),
+    [
+        ("train", print, "'mtk train' is a command of mtk itself; choose another path"),
+        ("tune", print, "'mtk tune' is a command of mtk itself; choose another path"),
+        ("plugins list", print, "'mtk plugins list' is a command of mtk itself"),
+        ("data check", print, "'mtk data check' is a command of mtk itself"),
+        ("train now", print, "'mtk train' is a command of mtk itself and no group"),
+        ("a b c", print, "expected a path of one word or two"),
+        ("hello", unreadable, "its function cannot be read: "),
+    ],
+)
+def test_a_command_without_a_place_is_set_aside_and_mtk_s_own_stay(
+    path: str, function: Any, text: str, use: Callable[[Any], Plugins], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = use(commanding(path, function))
+    assert run(["--version"]) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: plugin 'bad' (mtk-bad 0.3): its command '{path}' is left out: {text}")
+    assert "bad" in found.registered("mixer")  # what else the plugin adds is there
+    assert run(["train", "--help"]) == run(["data", "check", "--help"]) == run(["plugins", "list"]) == 0
+    shown = capsys.readouterr().out
+    assert "says hello" not in shown and "--encoder" in shown and f"its command '{path}' is left out" in shown
+
+
+def test_a_command_with_a_place_is_there(use: Callable[[Any], Plugins], capsys: pytest.CaptureFixture[str]) -> None:
+    use(commanding("hello world", lambda: print("hello")))
+    assert run(["hello", "world"]) == 0
+    assert capsys.readouterr() == ("hello\n", "")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_cannot_be_imported_when_it_is_built(kind: str, use: Callable[[Any], Plugins]) -> None:
     found = use(plugin(kind, "mtk_nobody:Thing"))
     assert found.broken() == []
-    with pytest.raises(PluginError, match=f"plugin 'bad', hook 'register_{kind}s', name 'bad', argument 'build'"):
+    with pytest.raises(PluginError, match=rf"plugin 'bad' \(mtk-bad 0.3\), hook 'register_{kind}s', name 'bad', argument 'build'"):
         found.build(kind, NAME)
 
 
@@ -257,6 +328,30 @@ def test_one_that_raises_is_named_in_one_line(
 class Short(BadTask):
     def examples(self, split: str) -> Any:
         return [("a", "b")]
+
+
+class Rows(BadTask):
+    row = mtk.Example("r1", "a text")
+
+    def examples(self, split: str) -> Any:
+        return [mtk.Example("r0", "a text", None, 1), self.row]
+
+
+class Unparsed(Rows):
+    row = mtk.Example("r1", "a text", None, "yes")
+
+
+class OutOfRange(Rows):
+    row = mtk.Example("r1", "a text", None, 7)
+
+
+class NoText(Rows):
+    row = mtk.Example("r1", None, None, 1)  # type: ignore[arg-type]
+
+
+class NoPair(Rows):
+    paired = True
+    row = mtk.Example("r0", "a text", None, 1)
 
 
 class Vector(BadHead):
@@ -312,6 +407,11 @@ class Texts(BadAugmentation):
         return [row.text for row in rows]
 
 
+class Relabels(BadAugmentation):
+    def __call__(self, task: Any, rows: Any, generator: Any) -> Any:
+        return [*rows, replace(rows[0], label=99)]
+
+
 class Elsewhere(BadTuner):
     def next(self, state: Any) -> Any:
         return mtk.Job(1, trial=7)
@@ -323,6 +423,10 @@ def folder_of_nothing() -> Any:
 
 ANSWERS: list[tuple[str, Any, str]] = [
     ("task", Short, "the train rows of task 'bad': expected Examples, found a tuple as row 1"),
+    ("task", Unparsed, "of task 'bad': row 'r1': expected a label as Classes.parse gives it, found 'yes'"),
+    ("task", OutOfRange, "of task 'bad': row 'r1': expected a label as Classes.parse gives it, found 7"),
+    ("task", NoText, "of task 'bad': row 'r1': expected a str as its text, found None"),
+    ("task", NoPair, "of task 'bad': row 'r0': expected a str as its pair, found None"),
     ("head", Vector, "loss of task 'sst': expected a tensor with one number, found [5]"),
     ("head", Few, "predict of task 'sst': expected 48 predictions, found 0"),
     ("encoder", Narrow, "forward: expected Features with pooled of shape"),
@@ -331,6 +435,7 @@ ANSWERS: list[tuple[str, Any, str]] = [
     ("scheduler", Silent, "factor after 0 of 2 steps: expected a number from 0 up, found None"),
     ("mixer", Halves, "rows: expected a whole number of rows for each task, found {'sst': 8.0, 'sts': 8.0}"),
     ("augmentation", Texts, "rows of task 'sst': expected Examples, found a str as row 1"),
+    ("augmentation", Relabels, "expected a label as Classes.parse gives it, found 99"),
     ("tuner", Elsewhere, "tuner 'bad': expected a job"),
     ("recipe", folder_of_nothing, "gave 'recipe.toml', which is no Path"),
 ]

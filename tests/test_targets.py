@@ -30,8 +30,8 @@ from mtk.data import tokenise, whole_words
 from mtk.errors import DataError
 from mtk.interfaces import Target
 from mtk.targets import ranking, tags
+from mtk.targets.labels import is_label
 from mtk.targets.ranking import ranks_of_own
-from mtk.testing.labels import is_label
 from mtk_encoders.tiny import tiny_bert
 from mtk_encoders.tokenizer import FastTokenizer
 from mtk_heads.linear import Linear

@@ -16,7 +16,7 @@ from mtk import plugins
 from mtk.errors import ConfigError
 from mtk.interfaces import Encoder, Features, Head, Target, TokenBatch
 from mtk.targets import Classes, MultiLabel, Number, Ordinal, Range, Ranking, Tags
-from mtk.testing.labels import is_label
+from mtk.targets.labels import is_label
 from mtk.testing.randomness import global_seed, seeded
 
 HIDDEN, LENGTHS = 8, (5, 3, 1)  # D of the toy features, and the tokens of their rows

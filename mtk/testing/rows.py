@@ -13,7 +13,7 @@ from mtk import plugins
 from mtk.errors import ConfigError, DataError, MTKError
 from mtk.interfaces import Augmentation, Example, Prediction, Source, Target, Task, TaskContext
 from mtk.targets import Classes, Range
-from mtk.testing.labels import is_label
+from mtk.targets.labels import is_label
 from mtk.testing.randomness import global_seed, seeded
 
 ROWS = 500  # as many rows of a split are looked at

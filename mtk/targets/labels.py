@@ -7,7 +7,12 @@ from numbers import Integral, Real
 from typing import Any
 
 from mtk.interfaces import Target
-from mtk.targets import Classes, MultiLabel, Number, Ordinal, Range, Ranking, Tags
+from mtk.targets.classes import Classes
+from mtk.targets.multilabel import MultiLabel
+from mtk.targets.numbers import Number, Range
+from mtk.targets.ordinal import Ordinal
+from mtk.targets.ranking import Ranking
+from mtk.targets.tags import Tags
 
 
 def is_label(target: Target, value: Any) -> bool:
