@@ -24,6 +24,8 @@ from mtk.gradients import GradientReport
 from mtk.interfaces import Source, Task
 from mtk.training import EpochDone, Event, Position, StepDone
 
+_NAMED = 5  # runs inside a folder that is none
+
 
 class RunFolder:
     """One run on disk."""
@@ -107,6 +109,9 @@ class RunFolder:
         folder = cls(path)
         if not path.is_dir():
             raise CheckpointError(f"{path}: no such run folder; mtk runs lists those here")
+        if not (path / "run.json").exists() and (inside := sorted(path.glob("*/run.json"))):
+            names = ", ".join(str(file.parent) for file in inside[:_NAMED]) + (", ..." if inside[_NAMED:] else "")
+            raise CheckpointError(f"{path}: not a run folder, but one of runs: choose {names}")
         found = folder.facts.get("format")
         if found != formats.RUN:
             raise CheckpointError(

@@ -113,6 +113,10 @@ def test_evaluate_on_other_data(run: Path, tmp_path: Path) -> None:
     assert "no such run folder" in fault("evaluate", tmp_path / "none")
 
 
+def test_a_folder_of_runs_is_no_run(run: Path) -> None:
+    assert f"{run.parent}: not a run folder, but one of runs: choose {run}" in fault("predict", run.parent, "x")
+
+
 def test_a_task_without_rows_of_the_split_is_left_out(run: Path, tmp_path: Path) -> None:
     (tmp_path / "sts-dev.csv").write_text(STS_HEADER + "0\ta\tone\tone\t5\n1\tb\ta\tsea\t0\n2\tc\tx\ty\t2\n")
     (tmp_path / "sts-test-student.csv").write_text(STS_HEADER.replace("\tsimilarity", "") + "0\ta\tone\ttwo\n")
@@ -275,6 +279,10 @@ OPTIONS: dict[str, tuple[list[str], str]] = {
     "nothing to predict": ([], "expected one of --text, --file, --export, --cs224n, found none"),
     "text and file": (["--text", "a", "--file", "b"], "found --text and --file"),
     "three texts": (["--text", "a", "b", "c"], "expected one text, or two for a pair, found 3"),
+    "two texts for a task of one": (
+        ["--task", "sst", "--text", "a", "--text", "b"],
+        "--text: two texts are a pair, but 'sst' reads one text; many texts come in a --file, a row each",
+    ),
     "empty text": (["--text", " "], "sentence: expected a text, found an empty one"),
     "wrong number of texts": (
         ["--task", "sts", "--text", "a"],

@@ -61,10 +61,13 @@ def make_app() -> typer.Typer:
     groups = {"data": data.app, "plugins": plugins_command.app, "tune": tune.app}
     for name, group in groups.items():
         app.add_typer(group, name=name)
-    for path, function, summary, owner, *_ in plugins.commands():
+    commands = plugins.commands()
+    for path, function, summary, owner, *_ in commands:
         *parents, name = path.split()
         if len(parents) == 1 and parents[0] not in groups:  # a plugin's own group, named after what it holds
-            groups[parents[0]] = typer.Typer(help=f"Commands of the plugin {owner}.", no_args_is_help=True)
+            within = f"{parents[0]} "
+            held = " ".join(f"{p.removeprefix(within)}: {what}" for p, _, what, *_ in commands if p.startswith(within))
+            groups[parents[0]] = typer.Typer(help=held, no_args_is_help=True)
             groups[parents[0]].callback()(lambda: None)
             app.add_typer(groups[parents[0]], name=parents[0])
         place = groups.get(parents[0]) if len(parents) == 1 else app if not parents else None

@@ -162,6 +162,13 @@ def _check_options(
 
 
 def _rows_of_texts(model: TrainedModel, texts: list[str], tasks: list[str] | None) -> list[dict[str, Any]]:
+    from mtk.errors import DataError
+
+    chosen = tasks or list(model.tasks)
+    if len(texts) == 2 and not any(model.at(name).paired for name in chosen):
+        names = " and ".join(f"'{name}'" for name in chosen)
+        read = "reads one text" if len(chosen) == 1 else "read one text each"
+        raise DataError(f"--text: two texts are a pair, but {names} {read}; many texts come in a --file, a row each")
     answers = model.predict_all([texts[0] if len(texts) == 1 else texts], tasks)
     return _records([1], answers)
 

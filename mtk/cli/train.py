@@ -22,7 +22,12 @@ def _option(panel: str, text: str, *names: str, **more: Any) -> Any:
 
 def train(
     task: Annotated[
-        list[str] | None, _option(WHAT, "A task: NAME, NAME:OPTION=VALUE, or OTHER=NAME to name it apart. Repeatable.")
+        list[str] | None,
+        _option(
+            WHAT,
+            "A task: NAME, NAME:OPTION=VALUE, OTHER=NAME to name it apart, or FILE.toml for rows of your own (mtk task "
+            "init writes one). Repeatable. Beside --config: in place of that file's tasks.",
+        ),
     ] = None,
     data: Annotated[
         Path | None,
