@@ -13,6 +13,7 @@ from typing import Any
 
 from mtk import hookspecs, interfaces
 from mtk.building import target_of
+from mtk.docstrings import described, sentence
 from mtk.plugins import KINDS, Plugins
 from mtk.registration import Registration
 
@@ -80,16 +81,12 @@ def _signature(node: Any, lines: list[str], *, doc: bool) -> Iterator[str]:
 
 
 def _built_in(plugins: Plugins, kind: str) -> Iterator[str]:
-    """A section a plugin. What one does not say of an option, another of its kind may say of its own of that name."""
-    registered = plugins.registered(kind).values()
-    options_of = {each.name: plugins.options(kind, each.name) for each in registered}
-    docs = {each.name: described(target_of(each), [o.name for o in options_of[each.name]]) for each in registered}
-    said = {option: meaning for meanings, _ in reversed(docs.values()) for option, meaning in meanings.items()}
-    for registration in registered:
-        options, text = options_of[registration.name], docs[registration.name][1]
-        meanings = {o.name: docs[registration.name][0].get(o.name) or said.get(o.name, "") for o in options}
+    """A section a plugin."""
+    for registration in plugins.registered(kind).values():
+        options, meanings = plugins.options(kind, registration.name), plugins.meanings(kind, registration.name)
+        _, text = described(target_of(registration), list(meanings))
         yield f"### {registration.name}\n"
-        yield f"{_text(_sentence(registration.summary))}{_facts(registration)}\n"
+        yield f"{_text(sentence(registration.summary))}{_facts(registration)}\n"
         yield from (f"{_text(paragraph)}\n" for paragraph in text)
         if options:
             yield from TABLE
@@ -114,54 +111,6 @@ def _facts(registration: Registration) -> str:
         r"arXiv (\d{4}\.\d{4,5})", r"[arXiv \1](https://arxiv.org/abs/\1)", registration.paper.removesuffix(".")
     )
     return f"{f' Also called {also}.' if also else ''}{f' Source: {paper}.' if paper else ''}"
-
-
-# ---------------------------------------------------------------------------------------------- docstrings
-
-
-def described(target: Any, options: list[str]) -> tuple[dict[str, str], list[str]]:
-    """What docstrings say of each option, and the paragraphs of the target's own that are left without it.
-
-    What a class does not say, the classes that it comes from may.
-    """
-    if not (inspect.isclass(target) or inspect.isfunction(target)):
-        return {}, []
-    own, *others = inspect.getmro(target) if inspect.isclass(target) else (target,)
-    meanings, left = _entries(inspect.cleandoc(own.__doc__ or ""), options)
-    for other in others:
-        meanings = {**_entries(inspect.cleandoc(other.__doc__ or ""), options)[0], **meanings}
-    return meanings, left
-
-
-def _entries(doc: str, options: list[str]) -> tuple[dict[str, str], list[str]]:
-    """An option is spoken of as `name: text` or `name, other: text`: an item with its further lines indented, or the
-    first sentence of such a text within a paragraph."""
-    name = "|".join(map(re.escape, options)) or "(?!)"
-    entry = rf"((?:{name})(?:, (?:{name}))*): "
-    meanings: dict[str, str] = {}
-    left = []
-
-    def take(found: re.Match[str]) -> str:
-        meanings.update(dict.fromkeys(found[1].split(", "), _sentence(found[2].strip())))
-        return ""
-
-    for paragraph in doc.split("\n\n"):
-        blocks = [" ".join(block.split()) for block in re.split(r"\n(?! )", paragraph) if "\n " not in block]
-        for block in re.split(r"\n(?! )", paragraph):
-            if "\n " in block:
-                item = re.sub(rf"^{entry}(.*)$", take, " ".join(block.split()))
-                blocks += [item] if item else []
-        text = " ".join(blocks)
-        text = re.sub(rf"(?:^|(?<=[.:;)] )){entry}(.*?)(?:[.;] (?=[A-Z`]|{entry})|$)", take, text).strip()
-        left += [text] if text else []
-    return meanings, left
-
-
-def _sentence(text: str) -> str:
-    """With a full stop, and a capital unless it begins with a symbol."""
-    first = text.split(" ")[0].rstrip(",;:")
-    start = text[:1].upper() if len(first) > 1 and first.isalpha() else text[:1]
-    return start + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def _text(text: str) -> str:

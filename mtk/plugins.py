@@ -5,6 +5,7 @@ A plugin that cannot be loaded is set aside whole (`broken()`), with one line th
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import inspect
@@ -17,7 +18,8 @@ from typing import Any, Protocol
 
 from mtk import blame
 from mtk.building import accepted, construct, one_line, options_for, target_of
-from mtk.errors import PluginError, did_you_mean
+from mtk.docstrings import described
+from mtk.errors import MTKError, PluginError, did_you_mean
 from mtk.options import Option, check_options, parse_spec
 from mtk.registration import KINDS, Broken, Collector, Command, Registration
 
@@ -37,6 +39,7 @@ __all__ = [
     "describe",
     "disabled",
     "find",
+    "meanings",
     "named",
     "options",
     "parse_spec",
@@ -153,13 +156,27 @@ class Plugins:
         """A plugin's registration, options and documentation. Raises PluginError where it cannot be imported."""
         registration, _ = self.find(kind, name)
         target = target_of(registration)
-        documented = target.func if isinstance(target, functools.partial) else target  # a partial shows its class's
-        doc = inspect.cleandoc(documented.__doc__ or "").split("\n\n")[0]
+        doc = inspect.cleandoc(_documented(target).__doc__ or "").split("\n\n")[0]
         return Description(registration, list(options_for(registration, target).values()), " ".join(doc.split()))
 
     def options(self, kind: str, name: str) -> list[Option]:
         """The options of a plugin's constructor, in order. Raises PluginError as `describe` does."""
         return self.describe(kind, name).options
+
+    def meanings(self, kind: str, name: str) -> dict[str, str]:
+        """What is said of each option: by the plugin's docstring, else by the first of its kind that has and tells one
+        of that name; "" where none does. Raises PluginError as `describe` does."""
+        names = [option.name for option in self.options(kind, name)]
+        found = dict.fromkeys(names, "")
+        for each in (self.find(kind, name)[0], *self._registered[kind].values()):
+            missing = [option for option in names if not found[option]]
+            if not missing:
+                break
+            with contextlib.suppress(MTKError):  # another that cannot be imported says nothing
+                target = target_of(each)
+                said, _ = described(_documented(target), list(options_for(each, target)))
+                found.update({option: said[option] for option in missing if option in said})
+        return found
 
     def add(self, name: str, plugin: Any, distribution: str = "", version: str = "") -> None:
         """Takes a plugin module that has no entry point (tests, notebooks). Look into `broken()` afterwards."""
@@ -216,6 +233,11 @@ class Plugins:
         self._commands += collector.commands
 
 
+def _documented(target: Callable[..., Any]) -> Callable[..., Any]:
+    """Where a target's docstring is: a partial shows its class's."""
+    return target.func if isinstance(target, functools.partial) else target
+
+
 def _origin(point: EntryPoint) -> tuple[str, str]:
     distribution = getattr(point, "dist", None)
     return (distribution.name, distribution.version) if distribution else ("", "")
@@ -260,6 +282,11 @@ def describe(kind: str, name: str) -> Description:
 def options(kind: str, name: str) -> list[Option]:
     """`Plugins.options` of the installed plugins."""
     return default().options(kind, name)
+
+
+def meanings(kind: str, name: str) -> dict[str, str]:
+    """`Plugins.meanings` of the installed plugins."""
+    return default().meanings(kind, name)
 
 
 def broken() -> list[Broken]:

@@ -228,26 +228,6 @@ def test_plugin_pages() -> None:
     assert not silent, "say in the docstring what it does, as `name: ...`"
 
 
-def test_options_are_told_from_docstrings() -> None:
-    described = runpy.run_path(str(DOCS / "generate_plugins.py"))["described"]
-
-    class Base:
-        """dropout: of rows."""
-
-    class Made(Base):
-        """Does it.
-
-        size, depth: how many units,
-            and layers. Never 0.
-        It is fast. rate: of learning. As in the paper. Raises ValueError.
-        """
-
-    meanings, text = described(Made, ["size", "depth", "rate", "dropout"])
-    assert meanings["size"] == meanings["depth"] == "How many units, and layers. Never 0."
-    assert (meanings["rate"], meanings["dropout"]) == ("Of learning.", "Of rows.")
-    assert text == ["Does it.", "It is fast. As in the paper. Raises ValueError."]
-
-
 def test_site(tmp_path: Path) -> None:
     """The site builds strictly: every link and anchor leads somewhere, and every page is in the navigation."""
     pytest.importorskip("zensical")

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("errors", "formats", "interfaces", "notices", "scoretable"),
     ("targets", "hookspecs"),
-    ("options", "registration", "building", "blame", "plugins"),
+    ("docstrings", "options", "registration", "building", "blame", "plugins"),
     ("domains", "searchrecord"),
     ("changes", "config", "recipes", "settings"),
     ("space",),

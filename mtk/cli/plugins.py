@@ -109,5 +109,6 @@ def _show(registration: plugins.Registration) -> None:
     if not described.options:
         typer.echo("  no options")
         return
-    lines = [(o.name, o.type, "required" if o.required else repr(o.default)) for o in described.options]
-    print_table(("option", "type", "default"), lines)
+    said = plugins.meanings(r.kind, r.name)
+    lines = [(o.name, o.type, "required" if o.required else repr(o.default), said[o.name]) for o in described.options]
+    print_table(("option", "type", "default", "meaning"), lines)
