@@ -62,10 +62,7 @@ class GradientEngine:
         owned: Mapping[str, Sequence[nn.Parameter]] | None = None,
         groups: Mapping[str, Sequence[nn.Parameter]] | None = None,
     ) -> None:
-        if combiner.needs not in ("nothing", "losses", "gram", "gradients"):
-            raise MTKError(
-                f"{_name(combiner)}.needs: expected nothing, losses, gram or gradients, not {combiner.needs!r}"
-            )
+        check_needs(combiner)
         self.combiner = combiner
         self._shared = list(dict.fromkeys(shared))
         if any(not isinstance(p, Tensor) or not p.is_leaf for p in self._shared):
@@ -115,8 +112,7 @@ class GradientEngine:
         for p in self._shared:
             p.grad = None
         self._scales: Tensor | None = None  # [T], of the losses, where it is known before the backward
-        asked = getattr(self.combiner.loss_weights, "__func__", None) is not GradientCombiner.loss_weights
-        if needs == "nothing" or (needs == "gram" and asked):
+        if needs == "nothing" or (needs == "gram" and _has_own(self.combiner, "loss_weights")):
             placeholder = torch.full((len(info.tasks),), torch.nan)  # who reads it after all gets NaN, and is told so
             weights = self.combiner.loss_weights(placeholder, info)
             self._scales = self._checked(weights, info, finite=True, unread=True)
@@ -417,6 +413,31 @@ def combine(
         if g is not None:
             p.grad = g if p.grad is None else g.add_(p.grad)
     return report
+
+
+_ASKED = {"nothing": "loss_weights", "losses": "loss_weights", "gram": "gradient_weights", "gradients": "combine"}
+
+
+def check_needs(combiner: GradientCombiner) -> None:
+    """Refuses `needs` that there is not, and a combiner without the method that its `needs` asks for: it would sum.
+
+    Raises MTKError.
+    """
+    if combiner.needs not in tuple(_ASKED):
+        raise MTKError(f"{_name(combiner)}.needs: expected nothing, losses, gram or gradients, not {combiner.needs!r}")
+    method = _ASKED[combiner.needs]
+    if not _has_own(combiner, method):
+        kind = type(combiner)
+        others = [n for n in dir(kind) if not hasattr(GradientCombiner, n) and callable(getattr(kind, n))]
+        raise MTKError(
+            f"{_name(combiner)}: with needs = '{combiner.needs}' expected a method {method} of its own, found "
+            f"{', '.join(others) or 'none'}"
+        )
+
+
+def _has_own(combiner: GradientCombiner, method: str) -> bool:
+    """Whether the combiner overrides the base class's."""
+    return getattr(getattr(combiner, method), "__func__", None) is not getattr(GradientCombiner, method)
 
 
 def _like(loss: Tensor, weight: Tensor | None) -> Tensor:

@@ -11,6 +11,7 @@ from mtk.errors import MTKError, PluginError
 from mtk.gradients import GradientEngine, combine, gramian
 from mtk.interfaces import Example, GradientCombiner, StepInfo
 from mtk.targets import Classes, Range
+from mtk.testing import check_combiner
 from mtk_combiners.mean import Mean
 from mtk_combiners.pcgrad import PCGrad, pcgrad_weights
 from mtk_combiners.sum import Sum
@@ -234,13 +235,39 @@ def test_absent_tasks(combiner):
         torch.testing.assert_close(world.flat(), jacobian.sum(0))
 
 
+@pytest.mark.parametrize(
+    ("needs", "method"),
+    [
+        ("nothing", "loss_weights"),
+        ("losses", "loss_weights"),
+        ("gram", "gradient_weights"),
+        ("gradients", "combine"),
+    ],
+)
+def test_a_combiner_without_the_method_that_its_needs_ask_for(needs, method):
+    def add(self, losses, info):
+        return torch.ones_like(losses)
+
+    other = "loss_weights" if needs in ("gram", "gradients") else "gradient_weights"  # allowed beside it, not in place
+    odd = type("Odd", (GradientCombiner,), {"needs": needs, other: add, f"{method}s": add})()
+    text = f"Odd: with needs = '{needs}' expected a method {method} of its own, found {method}s$"
+    with pytest.raises(MTKError, match=text):
+        GradientEngine([], odd)
+    with pytest.raises(AssertionError, match=text):
+        check_combiner(lambda: odd)
+    setattr(type(odd), method, add)
+    GradientEngine([], odd)
+
+
 @pytest.mark.parametrize("needs", ["nothing", "losses", "gram", "gradients"])
 def test_a_task_whose_rows_have_no_label_counts_as_zero(needs):
     world = World()
     losses = world.losses([(("cross", "tags"), 0, 6)])
     expected = reference_gradients({"tags": losses["tags"]}, world.shared)["tags"]
     losses["cross"] = torch.zeros((), dtype=torch.float64)  # no graph
-    combiner = type("Add", (GradientCombiner,), {"needs": needs})() if needs != "nothing" else Sum()  # adds by default
+    methods = {name: getattr(GradientCombiner, name) for name in ("loss_weights", "gradient_weights", "combine")}
+    adds = {name: lambda self, *a, default=default: default(self, *a) for name, default in methods.items()}
+    combiner = type("Add", (GradientCombiner,), {"needs": needs, **adds})()
     report = combine(losses, world.shared, combiner)
     torch.testing.assert_close(world.flat(), expected)
     if needs == "gram":
@@ -471,7 +498,7 @@ def test_what_a_combiner_may_not_do():
     with pytest.raises(MTKError, match="may not read the losses"):
         run(kind("nothing", loss_weights=lambda self, losses, info: losses / losses.sum()))
     with pytest.raises(MTKError, match="needs = 'gram' loss_weights may not read the losses"):
-        run(kind("gram", loss_weights=lambda self, losses, info: losses))
+        run(kind("gram", loss_weights=lambda self, losses, info: losses, gradient_weights=None))
     with pytest.raises(MTKError, match=r"Odd: expected weights of shape \(2,\), found \(1,\)"):
         run(kind("losses", loss_weights=lambda self, losses, info: losses[:1]))
     with pytest.raises(MTKError, match="expected finite weights"):
