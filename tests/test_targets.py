@@ -30,6 +30,7 @@ from mtk.data import tokenise, whole_words
 from mtk.errors import DataError
 from mtk.interfaces import Target
 from mtk.targets import ranking, tags
+from mtk.targets.divergences import of_yes_or_no
 from mtk.targets.labels import is_label
 from mtk.targets.ranking import ranks_of_own
 from mtk_encoders.tiny import tiny_bert
@@ -156,6 +157,23 @@ def test_the_loss_of_ordered_classes_asks_once_for_each_threshold() -> None:
     )
     targets = SIZES.collate(labels, 1)
     assert SIZES.loss(outputs, targets).item() == pytest.approx(wanted) and targets.count == 3
+
+
+def test_outputs_of_ordered_classes_are_beside_the_training_shares() -> None:
+    """Outputs of 0 give each class its share, counted once more than it occurs: of 4, 0 and 2 rows 5/9, 1/9 and 3/9."""
+    target = Ordinal(["small", "medium", "large"])
+    target.fit([0, 2, 0, 0, 2, 0])
+    (found,) = target.predict(torch.zeros(1, 2), target.collate([None], 1))
+    assert found.probabilities == pytest.approx({"small": 5 / 9, "medium": 1 / 9, "large": 3 / 9})
+    loss = target.loss(torch.zeros(2, 2), target.collate([1, None], 1)).item()
+    assert loss == pytest.approx(nll(4 / 9, True) + nll(3 / 9, False))
+    apart = of_yes_or_no(target.prior + torch.tensor([[1.0, 0.0]]), target.prior[None]).sum(-1)
+    assert target.divergence(torch.tensor([[1.0, 0.0]]), torch.zeros(1, 2)).tolist() == apart.tolist()
+    other = Ordinal(["small", "medium", "large"])
+    other.load_state_dict(target.state_dict())
+    assert other.predict(torch.zeros(1, 2), other.collate([None], 1)) == [found]
+    target.fit([])
+    assert target.prior.tolist() == other.prior.tolist() != [0, 0]
 
 
 def test_ordered_classes_are_predicted_by_counting_thresholds() -> None:

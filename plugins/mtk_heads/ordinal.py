@@ -14,7 +14,9 @@ class OrdinalHead(ViewHead):
 
     The thresholds share the weight vector, so that the probabilities of "more than class k" fall with k wherever the
     biases do, as they do where the loss is least: CORAL (Cao, Mirjalili and Raschka 2020, arXiv 1901.07884, theorem 1).
-    Biases start at 0.
+    A bias starts at 0 and is the sum of D parameters, where CORAL has one: the score is a sum over D weights, each of
+    which Adam moves by about the learning rate, and one parameter would stay behind it. (D times one parameter would be
+    as fast, but its gradient would fill the norm that clipping allows.)
 
     rdrop: the alpha of R-Drop (arXiv 2106.14448), 0 is off. Raises ConfigError for a target that is not Ordinal, and
     for wrong options, as ViewHead says.
@@ -29,7 +31,8 @@ class OrdinalHead(ViewHead):
                 f"expected ordered classes as the target, found {type(target).__name__}; use the head '{target.head}'"
             )
         self.out = linear_layer(hidden_size, 1, bias=False)
-        self.biases = nn.Parameter(torch.zeros(target.size))
+        self.biases = nn.Parameter(torch.zeros(target.size, hidden_size))
 
     def outputs(self, *features: Features) -> Tensor:
-        return self.out(self.dropout(features[0].pooled)) + self.biases  # [B, D] -> [B, 1] -> [B, C - 1]
+        score = self.out(self.dropout(features[0].pooled))  # [B, D] -> [B, 1]
+        return score + self.biases.sum(-1)  # [B, 1] + [C - 1] -> [B, C - 1]
