@@ -1,4 +1,4 @@
-"""Writes docs/plugins/KIND.md, a page a kind, from the code itself: `python docs/generate_plugins.py`."""
+"""Writes docs/plugins/KIND.md, a page a kind, and types.md from the code: `python docs/generate_plugins.py`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any
 
+import mtk
 from mtk import hookspecs, interfaces
 from mtk.building import target_of
 from mtk.docstrings import described, sentence
@@ -24,6 +25,18 @@ INTERFACES = {
     "combiner": ("GradientCombiner", "StepInfo"),
     "executor": ("Executor", "Worker"),
 }
+TYPES = {
+    "What plugins give and get": ("mtk.interfaces", "mtk.exports"),
+    "Targets": ("mtk.targets",),
+    "Tables": ("mtk.tables",),
+    "Errors": ("mtk.errors",),
+    "Registering and building": ("mtk.hookspecs", "mtk.plugins"),
+    "Training, and trained models": ("mtk.settings", "mtk.api", "mtk.training", "mtk.run", "mtk.inference"),
+    "Gradients in a loop of your own": ("mtk.gradients",),
+    "Sweeps, searches and reports": (
+        *("mtk.recipes", "mtk.sweep", "mtk.scoretable", "mtk.searchrecord", "mtk.worker"),
+    ),
+}
 NOTICE = (
     "This page is generated: after a change of a plugin, run `python docs/generate_plugins.py`. "
     "`mtk plugins show NAME` says the same of what is installed with you."
@@ -35,7 +48,7 @@ def pages() -> dict[str, str]:
     """Every page by file name, for the built-in plugins alone, whatever else is installed."""
     plugins = Plugins(Distribution.from_name("multitask-toolkit").entry_points.select(group="mtk"))
     found = {f"{kind}.md": _page(kind, _built_in(plugins, kind)) for kind in KINDS}
-    return found | {"command.md": _page("command", _commands(plugins))}
+    return found | {"command.md": _page("command", _commands(plugins)), "types.md": "\n".join(_types())}
 
 
 def _page(kind: str, built_in: Iterable[str]) -> str:
@@ -51,13 +64,30 @@ def _page(kind: str, built_in: Iterable[str]) -> str:
     return "\n".join([*lines, "## Built in", "", *built_in])
 
 
-def _outline(thing: Any) -> Iterator[str]:
-    """The source of a class or function without what its functions do; of a class, no underscored method."""
+def _types() -> Iterator[str]:
+    """Every public class and function that no page of a kind has, by subject."""
+    elsewhere = {name: kind for kind, names in INTERFACES.items() for name in names}
+    yield "# Types and functions\n"
+    yield "What `mtk` offers besides the classes that plugins are made of. Shapes: T tasks, B rows, L tokens, D"
+    yield "features, C outputs, P shared parameters. This page is generated: `python docs/generate_plugins.py`.\n"
+    links = [f"[`{name}`]({kind}.md#interface)" for name, kind in sorted(elsewhere.items())]
+    yield f"On the pages of their kinds: {', '.join(links)}.\n"
+    for title, modules in TYPES.items():
+        yield f"## {title}\n"
+        for name in (name for module in modules for name in mtk._HOME[module] if name not in elsewhere):
+            thing = getattr(mtk, name)
+            if inspect.isclass(thing) or inspect.isfunction(thing):
+                yield "\n".join([f"### {name}\n", "```python", *_outline(thing, doc=True), "```\n"])
+
+
+def _outline(thing: Any, *, doc: bool = False) -> Iterator[str]:
+    """The source of a class or function without what its functions do; of a class, nothing underscored. doc: a
+    function's docstring too."""
     source = textwrap.dedent(inspect.getsource(thing))
     (node,) = ast.parse(source).body
     lines = source.splitlines()
     if not isinstance(node, ast.ClassDef):
-        yield from _signature(node, lines, doc=False)
+        yield from _signature(node, lines, doc=doc)
         return
     yield from lines[: node.body[0].lineno - 1]
     for place, part in enumerate(node.body):

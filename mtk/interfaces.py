@@ -334,7 +334,11 @@ class Head(nn.Module, ABC):
 
 @dataclass(frozen=True, slots=True)
 class StepInfo:
-    """What a combiner may know of a step: the present tasks, in the order of every [T], and where we are."""
+    """What a combiner may know of a step: the present tasks, in the order of every [T], and where we are.
+
+    step: optimizer steps of the run that are done, so 0 at the first; the next epoch counts on.
+    epoch: counted from 0.
+    """
 
     tasks: tuple[str, ...]
     step: int

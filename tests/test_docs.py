@@ -221,11 +221,16 @@ def test_command_line_page() -> None:
 def test_plugin_pages() -> None:
     """A page a kind, as the code has it, and no option without a word on it."""
     pages = runpy.run_path(str(DOCS / "generate_plugins.py"))["pages"]()
-    assert {page.removesuffix(".md") for page in pages} == {*KINDS, "command"}
+    assert {page.removesuffix(".md") for page in pages} == {*KINDS, "command", "types"}
     there = {file.name: file.read_text(encoding="utf-8") for file in (DOCS / "plugins").iterdir()}
     assert there == pages, "run: python docs/generate_plugins.py"
     silent = [line for text in pages.values() for line in text.splitlines() if line.endswith("|  |")]
     assert not silent, "say in the docstring what it does, as `name: ...`"
+    public = [
+        name for name in mtk.__all__ if inspect.isclass(getattr(mtk, name)) or inspect.isfunction(getattr(mtk, name))
+    ]
+    for name in public:
+        assert re.search(rf"^(class|def) {name}\b", "".join(pages.values()), re.MULTILINE), name
 
 
 def test_site(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_show_says_what_each_option_means(monkeypatch: pytest.MonkeyPatch, capsy
         def __init__(self, *, scale: float = 1.0) -> None: ...
 
     class Silent(GradientCombiner):
-        """It adds, too. power: a whole number."""
+        """It adds, too. power: whole, at least 1."""
 
         def __init__(self, *, scale: float = 2.0, power: int = 1, odd: bool = False) -> None: ...
 
@@ -51,9 +51,9 @@ def test_show_says_what_each_option_means(monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr(mtk.plugins, "_default", Plugins(points))
     assert mtk.plugins.meanings("combiner", "silent") == {
         "scale": "Of every weight.",
-        "power": "A whole number.",
+        "power": "Whole, at least 1.",
         "odd": "",
     }
     show_plugin("silent", None)
     rows = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
-    assert [row[-1].strip() for row in rows if row[0] in ("scale", "power")] == ["Of every weight.", "A whole number."]
+    assert [row[-1].strip() for row in rows if row[0] in ("scale", "power")] == ["Of every weight.", "Whole, at least 1."]
