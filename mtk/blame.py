@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mtk.building import one_line
 from mtk.errors import PluginError
+from mtk.faults import one_line, who
 from mtk.registration import Registration
 
 
@@ -51,18 +51,17 @@ def blamed(error: BaseException, known: Iterable[Registration], ours: str) -> Pl
             continue
         if found.distribution == ours:
             return None
-        who = plugin_of(found) if thing is None else named(thing, registrations)
+        whose = plugin_of(found) if thing is None else named(thing, registrations)
         file = Path(frame.f_code.co_filename)
         return PluginError(
-            f"{who} failed: {type(error).__name__}: {one_line(error)} ({file.parent.name}/{file.name}:{line})"
+            f"{whose} failed: {type(error).__name__}: {one_line(error)} ({file.parent.name}/{file.name}:{line})"
         )
     return None
 
 
 def plugin_of(registration: Registration) -> str:
     """`plugin 'mine' (mtk-mine 0.1)`."""
-    r = registration
-    return f"plugin '{r.plugin}'{f' ({r.distribution} {r.version})' if r.distribution else ''}"
+    return who(*registration.origin)
 
 
 def target_name(registration: Registration) -> str:

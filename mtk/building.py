@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mtk.errors import ConfigError, MTKError, PluginError
+from mtk.faults import one_line, told, who
 from mtk.options import Option, options_of
 from mtk.registration import KINDS, Registration
 
@@ -24,7 +25,7 @@ def accepted(registration: Registration, text: str) -> dict[str, Any] | None:
     except MTKError:
         raise
     except Exception as error:
-        raise registration.fault("accepts", f"on '{text}': {type(error).__name__}: {one_line(error)}") from error
+        raise registration.fault("accepts", f"on '{text}': {told(error)}") from error
     if found is not None and not isinstance(found, Mapping):
         raise registration.fault("accepts", f"expected options or None, found {found!r}")
     return None if found is None else dict(found)
@@ -40,7 +41,7 @@ def target_of(registration: Registration) -> Callable[..., Any]:
             for attribute in path.split("."):
                 target = getattr(target, attribute)
         except (Exception, SystemExit) as error:
-            text = f"'{registration.build}' cannot be imported: {type(error).__name__}: {one_line(error)}"
+            text = f"'{registration.build}' cannot be imported: {told(error)}"
             raise registration.fault("build", text) from error
     if not callable(target):
         raise registration.fault("build", f"'{registration.build}' is not callable: {target!r}")
@@ -71,7 +72,7 @@ def construct(
     try:
         built = target(*context, **values)
     except ImportError as error:
-        raise PluginError(f"{where} of plugin '{registration.plugin}' lacks a package: {one_line(error)}") from error
+        raise PluginError(f"{where} of {who(*registration.origin)} lacks a package: {told(error)}") from error
     except (ConfigError, ValueError, OSError) as error:
         given = ", ".join(f"{name}={value!r}" for name, value in values.items())
         text = one_line(error)
@@ -84,7 +85,7 @@ def construct(
         if abstract:
             text = f"{_text(target)} does not define {', '.join(sorted(abstract))}"
             raise registration.fault("build", text) from error
-        error.add_note(f"while building {where} of plugin '{registration.plugin}'")
+        error.add_note(f"while building {where} of {who(*registration.origin)}")
         raise
     base = _base(registration.kind)
     if not isinstance(built, base):
@@ -102,7 +103,3 @@ def _base(kind: str) -> type:
 
 def _text(target: Any) -> str:
     return getattr(target, "__qualname__", None) or repr(target)
-
-
-def one_line(text: object) -> str:
-    return " ".join(str(text).split())

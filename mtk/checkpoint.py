@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mtk import formats, plugins
-from mtk.building import one_line
 from mtk.errors import CheckpointError
+from mtk.faults import one_line
 from mtk.interfaces import Encoder
 from mtk.model import MultitaskModel
 

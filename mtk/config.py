@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from pydantic_core import PydanticCustomError
 
 from mtk import plugins
-from mtk.building import one_line
 from mtk.changes import CAN_CHANGE, Change, changeable
 from mtk.errors import ConfigError, PluginError, did_you_mean
+from mtk.faults import one_line
 from mtk.plugins import parse_spec
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mtk import blame
-from mtk.building import accepted, construct, one_line, options_for, target_of
+from mtk.building import accepted, construct, options_for, target_of
 from mtk.docstrings import described
 from mtk.errors import MTKError, PluginError, did_you_mean
+from mtk.faults import one_line, told, who
 from mtk.options import Option, check_options, parse_spec
 from mtk.registration import KINDS, Broken, Collector, Command, Registration
 
@@ -44,6 +45,7 @@ __all__ = [
     "options",
     "parse_spec",
     "registered",
+    "set_aside",
     "wrong",
 ]
 
@@ -123,6 +125,12 @@ class Plugins:
         """The commands that plugins add: (path, function, summary, plugin, distribution, version)."""
         self._load()
         return list(self._commands)
+
+    def set_aside(self, command: Command, reason: str) -> None:
+        """Takes away a command that mtk's command line has no place for; `broken()` says why."""
+        self._commands = [c for c in self.commands() if c is not command]
+        text = f"{who(*command.origin)}: its command '{command.path}' is left out: {reason}"
+        self._broken.append(Broken(*command.origin, text))
 
     def find(self, kind: str, name: str) -> tuple[Registration, dict[str, Any]]:
         """The registration of a name, an alias, or a text that a plugin accepts, with the options that go with it.
@@ -204,7 +212,7 @@ class Plugins:
         for name in sorted(disabled):
             if name not in names and _canonical(name) not in distributions:
                 near = did_you_mean(name, {*names, *distributions.values()})
-                reason = f"{_DISABLES} names it, but no installed plugin or distribution is called so{near}"
+                reason = f"{_DISABLES} names '{name}', but no installed plugin or distribution is called so{near}"
                 self._broken.append(Broken(name, "", "", reason))
         away = {_canonical(name) for name in disabled}
         left = []
@@ -220,12 +228,18 @@ class Plugins:
         """Loads one plugin. What it registers counts only once all of it is sound."""
         collector = Collector(name, distribution, version)
         try:
-            collector.run(load())
+            module = load()
+        except (Exception, SystemExit) as error:
+            reason = f"{who(*collector.origin)} is left out: {told(error)}"
+            self._broken.append(Broken(*collector.origin, reason, error))
+            return
+        try:
+            collector.run(module)
             collector.check_duplicates(self._names, self._commands)
         except (Exception, SystemExit) as error:
             own = isinstance(error, PluginError)
-            reason = str(error) if own else f"plugin '{name}' cannot be loaded: {type(error).__name__}: {error}"
-            self._broken.append(Broken(name, distribution, version, one_line(reason)))
+            reason = one_line(error) if own else f"{who(*collector.origin)}: {told(error)}"
+            self._broken.append(Broken(*collector.origin, f"{reason}; it is left out", error))
             return
         for registration in collector.registrations:
             self._registered[registration.kind][registration.name] = registration
@@ -317,3 +331,8 @@ def blamed(error: BaseException) -> PluginError | None:
 def commands() -> list[Command]:
     """`Plugins.commands` of the installed plugins."""
     return default().commands()
+
+
+def set_aside(command: Command, reason: str) -> None:
+    """`Plugins.set_aside` of the installed plugins."""
+    default().set_aside(command, reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import pluggy
 
 from mtk import hookspecs
 from mtk.errors import PluginError, did_you_mean
+from mtk.faults import told, who
 
 KINDS = (
     *("task", "head", "encoder", "combiner", "scheduler", "mixer", "augmentation", "tuner"),
@@ -22,6 +23,9 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _RECIPE = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)?")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _PATH = re.compile(r"[a-z][a-z0-9-]*( [a-z][a-z0-9-]*)*")
+
+
+Origin = tuple[str, str, str]  # a plugin, its distribution and that one's version
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +47,24 @@ class Registration:
     def names(self) -> tuple[str, ...]:
         return (self.name, *self.aliases)
 
+    @property
+    def origin(self) -> Origin:
+        return (self.plugin, self.distribution, self.version)
+
     def fault(self, argument: str, text: str) -> PluginError:
         """An error that names plugin, hook, registered name and argument."""
-        return fault(self.plugin, f"register_{self.kind}s", self.name, argument, text)
+        return fault(self.origin, f"register_{self.kind}s", self.name, argument, text)
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A plugin that was set aside, and the line that says why."""
+    """A plugin, or a command of one, that was set aside: the line that names it and says why, and what was raised."""
 
     plugin: str
     distribution: str
     version: str
     reason: str
+    error: BaseException | None = field(default=None, repr=False, compare=False)
 
 
 class Command(NamedTuple):
@@ -68,17 +77,21 @@ class Command(NamedTuple):
     distribution: str = ""
     version: str = ""
 
+    @property
+    def origin(self) -> Origin:
+        return (self.plugin, self.distribution, self.version)
 
-def fault(plugin: str, hook: str, name: Any, argument: str, text: str) -> PluginError:
+
+def fault(origin: Origin, hook: str, name: Any, argument: str, text: str) -> PluginError:
     """An error that names plugin, hook, registered name and argument."""
-    return PluginError(f"plugin '{plugin}', hook '{hook}', name {name!r}, argument '{argument}': {text}")
+    return PluginError(f"{who(*origin)}, hook '{hook}', name {name!r}, argument '{argument}': {text}")
 
 
 class Collector:
     """Runs the hooks of one plugin and keeps what they register."""
 
     def __init__(self, plugin: str, distribution: str, version: str) -> None:
-        self.origin = (plugin, distribution, version)
+        self.origin: Origin = (plugin, distribution, version)
         self.registrations: list[Registration] = []
         self.commands: list[Command] = []
 
@@ -92,31 +105,31 @@ class Collector:
         try:
             manager.register(module, plugin)
         except pluggy.PluginValidationError as error:
-            raise PluginError(f"{error}; a hook's one argument is 'register'") from error
+            text = str(error).removeprefix(f"Plugin {plugin!r}")
+            raise PluginError(f"{who(*self.origin)}{text}; a hook's one argument is 'register'") from error
         callers = manager.get_hookcallers(module) or []
         for caller in callers:
             if not caller.has_spec() and not all(impl.optionalhook for impl in caller.get_hookimpls()):
                 near = did_you_mean(caller.name, hooks)
-                raise PluginError(f"plugin '{plugin}': there is no hook '{caller.name}'{near}")
+                raise PluginError(f"{who(*self.origin)}: there is no hook '{caller.name}'{near}")
         if not callers:
-            raise PluginError(f"plugin '{plugin}': no function is marked with mtk.hookimpl")
+            raise PluginError(f"{who(*self.origin)}: no function is marked with mtk.hookimpl")
         for caller in callers:
             if caller.has_spec():
                 self._call(caller)
 
     def _check_version(self, module: Any) -> None:
         """A module without MTK_API is taken for one of this version."""
-        plugin, distribution, version = self.origin
+        distribution = self.origin[1]
         built_for = getattr(module, "MTK_API", hookspecs.API_VERSION)
         if not isinstance(built_for, int) or isinstance(built_for, bool):
-            raise PluginError(f"plugin '{plugin}': MTK_API: expected a whole number, found {built_for!r}")
+            raise PluginError(f"{who(*self.origin)}: MTK_API: expected a whole number, found {built_for!r}")
         if built_for != hookspecs.API_VERSION:
             older = built_for < hookspecs.API_VERSION
             release = f"a newer {distribution or 'release of it'}" if older else "a newer multitask-toolkit"
-            who = f"plugin '{plugin}'{f' ({distribution} {version})' if distribution else ''}"
             raise PluginError(
-                f"{who} is built for version {built_for} of the plugin interface, but this mtk has version "
-                f"{hookspecs.API_VERSION}; install {release}"
+                f"{who(*self.origin)} is built for version {built_for} of the plugin interface, but this mtk has "
+                f"version {hookspecs.API_VERSION}; install {release}"
             )
 
     def _call(self, caller: pluggy.HookCaller) -> None:
@@ -127,8 +140,7 @@ class Collector:
         except PluginError:
             raise
         except Exception as error:
-            where = f"plugin '{self.origin[0]}', hook '{caller.name}'"
-            raise PluginError(f"{where}: {type(error).__name__}: {error}") from error
+            raise PluginError(f"{who(*self.origin)}, hook '{caller.name}': {told(error)}") from error
 
     def _checked(self, hook: str, function: Callable[..., None]) -> Callable[..., None]:
         """The function, with a call that does not fit it said in the plugin's own terms."""
@@ -141,10 +153,10 @@ class Collector:
             except TypeError as error:
                 name = values[0] if values else named.get("name", named.get("path", ""))
                 if not unknown:
-                    place = f"plugin '{self.origin[0]}', hook '{hook}', name {name!r}"
+                    place = f"{who(*self.origin)}, hook '{hook}', name {name!r}"
                     raise PluginError(f"{place}: register: {error}") from error
                 near = did_you_mean(unknown[0], signature.parameters)
-                raise fault(self.origin[0], hook, name, unknown[0], f"register takes no such argument{near}") from error
+                raise fault(self.origin, hook, name, unknown[0], f"register takes no such argument{near}") from error
             function(*values, **named)
 
         return register
@@ -191,24 +203,25 @@ class Collector:
     def _check(self, hook: str, name: Any, sound: Mapping[str, tuple[bool, Any, str]]) -> None:
         for argument, (good, found, wanted) in sound.items():
             if not good:
-                raise fault(self.origin[0], hook, name, argument, f"expected {wanted}, found {found!r}")
+                raise fault(self.origin, hook, name, argument, f"expected {wanted}, found {found!r}")
 
     def check_duplicates(self, names: Mapping[str, Mapping[str, Registration]], commands: Sequence[Command]) -> None:
         """Names, aliases and command paths against those of earlier plugins and this one's own. Raises PluginError."""
-        taken = {(kind, name): r.plugin for kind, known in names.items() for name, r in known.items()}
+        taken = {(kind, name): r.origin for kind, known in names.items() for name, r in known.items()}
         for r in self.registrations:
             for name in r.names:
                 if (r.kind, name) in taken:
                     argument = "name" if name == r.name else "aliases"
-                    raise r.fault(argument, f"{r.kind} '{name}' is already there, from plugin '{taken[r.kind, name]}'")
-                taken[r.kind, name] = r.plugin
-        paths = {c.path: c.plugin for c in commands}
+                    first = who(*taken[r.kind, name])
+                    raise r.fault(argument, f"{r.kind} '{name}' is already there, from {first}")
+                taken[r.kind, name] = r.origin
+        paths = {c.path: c.origin for c in commands}
         for c in self.commands:
             for path, owner in paths.items():
                 if f"{path} ".startswith(f"{c.path} ") or f"{c.path} ".startswith(f"{path} "):
-                    text = f"command '{path}' is already there, from plugin '{owner}'"
-                    raise fault(c.plugin, "register_commands", c.path, "path", text)
-            paths[c.path] = c.plugin
+                    text = f"command '{path}' is already there, from {who(*owner)}"
+                    raise fault(c.origin, "register_commands", c.path, "path", text)
+            paths[c.path] = c.origin
 
 
 def _is_name(value: Any) -> bool:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from mtk.assembly import Parts, assemble, encoder_dropout, plans_before
-from mtk.building import one_line
 from mtk.checkpoint import (
     load_encoder,
     load_heads,
@@ -23,6 +22,7 @@ from mtk.checkpoint import (
 from mtk.config import Choice, RunConfig, differences, make_config, merge, spell_out, spell_out_changes
 from mtk.device import Hardware, available, choose
 from mtk.errors import CheckpointError, ConfigError, MTKError
+from mtk.faults import one_line
 from mtk.interfaces import Task
 from mtk.run import RunFolder, check_plugins, data_facts, file_difference, provenance, split_files, this_process
 from mtk.training import EpochDone, Event, Finished, StepDone, Training, position_of

@@ -243,8 +243,8 @@ def commanding(path: str, function: Any = print) -> types.ModuleType:
     return plugin("mixer", Few, register_commands=register_commands)
 
 
-def unreadable(plugins: Plugins) -> None:
-    """Typer cannot make an option of a `Plugins`."""
+def unreadable(size: int | str) -> None:
+    """Typer takes no union."""
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,9 @@ def test_a_command_with_a_place_is_there(use: Callable[[Any], Plugins], capsys: 
 def test_what_cannot_be_imported_when_it_is_built(kind: str, use: Callable[[Any], Plugins]) -> None:
     found = use(plugin(kind, "mtk_nobody:Thing"))
     assert found.broken() == []
-    with pytest.raises(PluginError, match=rf"plugin 'bad' \(mtk-bad 0.3\), hook 'register_{kind}s', name 'bad', argument 'build'"):
+    with pytest.raises(
+        PluginError, match=rf"plugin 'bad' \(mtk-bad 0.3\), hook 'register_{kind}s', name 'bad', argument 'build'"
+    ):
         found.build(kind, NAME)
 
 
@@ -374,6 +376,46 @@ class Few(Vector):
         return []
 
 
+class Indices(Vector):
+    loss = Few.loss
+
+    def predict(self, outputs: Any, targets: Any) -> Any:
+        return outputs.argmax(1).tolist()
+
+
+class Remembers(Indices):
+    predict = mtk.Head.predict
+
+    def get_extra_state(self) -> Any:
+        return self.fail
+
+    def set_extra_state(self, state: Any) -> None: ...
+
+
+class Lists(ToyEncoder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokenizer.encode = lambda rows, max_length: [[1, 2] for _ in rows]  # type: ignore[method-assign]
+
+
+class Named(ToyEncoder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec = "bad"  # type: ignore[assignment]
+
+
+class Nameless(BadTask):
+    def __init__(self, context: mtk.TaskContext) -> None: ...
+
+
+class Aimless(BadTask):
+    target = None  # type: ignore[assignment]
+
+
+class Listed(BadTask):
+    target = ("no", "yes")  # type: ignore[assignment]
+
+
 class Narrow(BadEncoder):
     def forward(self, batch: Any) -> Any:
         found = ToyEncoder.forward(self, batch)
@@ -383,6 +425,19 @@ class Narrow(BadEncoder):
 class Matrix(BadCombiner):
     def loss_weights(self, losses: Any, info: Any) -> Any:
         return losses.repeat(2, 1)
+
+
+class Keeps(BadCombiner):
+    def loss_weights(self, losses: Any, info: Any) -> Any:
+        return torch.ones_like(losses)
+
+    def state_dict(self) -> Any:
+        return {"kept": [torch.zeros(1), self.fail]}
+
+
+class Forgets(Keeps):
+    def state_dict(self) -> Any:
+        return None
 
 
 class Nowhere(BadCombiner):
@@ -429,8 +484,17 @@ ANSWERS: list[tuple[str, Any, str]] = [
     ("task", NoPair, "of task 'bad': row 'r0': expected a str as its pair, found None"),
     ("head", Vector, "loss of task 'sst': expected a tensor with one number, found [5]"),
     ("head", Few, "predict of task 'sst': expected 48 predictions, found 0"),
+    ("task", Nameless, "Nameless has no name; call super().__init__(context)"),
+    ("task", Aimless, "Aimless.target: expected a Target, found none"),
+    ("task", Listed, "Listed.target: expected a Target, found ('no', 'yes')"),
+    ("head", Indices, "predict of task 'sst': expected Predictions, found int"),
+    ("head", Remembers, "state of task 'sst': _extra_state: expected a tensor, found method"),
+    ("encoder", Lists, "tokenizer.encode: expected Encodings, found list"),
+    ("encoder", Named, "spec: expected a registered name and a mapping of options, found 'bad'"),
     ("encoder", Narrow, "forward: expected Features with pooled of shape"),
     ("combiner", Matrix, "expected weights of shape (2,), found (2, 2)"),
+    ("combiner", Keeps, "state_dict: expected a mapping of tensors, numbers, texts, lists and mappings, found method"),
+    ("combiner", Forgets, "numbers, texts, lists and mappings, found NoneType"),
     ("combiner", Nowhere, ".combine: expected a chunk of shape"),
     ("scheduler", Silent, "factor after 0 of 2 steps: expected a number from 0 up, found None"),
     ("mixer", Halves, "rows: expected a whole number of rows for each task, found {'sst': 8.0, 'sts': 8.0}"),

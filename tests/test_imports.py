@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     ("errors", "formats", "interfaces", "notices", "scoretable"),
     ("targets", "hookspecs"),
-    ("docstrings", "options", "registration", "building", "blame", "plugins"),
+    ("docstrings", "faults", "options", "registration", "building", "blame", "plugins"),
     ("domains", "searchrecord"),
     ("changes", "config", "recipes", "settings"),
     ("space",),

@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.main import get_command
 
 import mtk
 from mtk import __version__, plugins
 from mtk.cli import data, evaluate, plugins as plugins_command, predict, recipes, runs, sweep, train, tune
-from mtk.errors import MTKError, PluginError
+from mtk.errors import MTKError
 from mtk.notices import is_broken_pipe, silence
 
 EXIT_USAGE = 2
 
 
 def make_app() -> typer.Typer:
-    """The Typer application with every command. Raises PluginError where a plugin's command takes another's place."""
+    """The Typer application with every command. A plugin's that would take the place of mtk's own is set aside."""
     app = typer.Typer(
         name="mtk",
         no_args_is_help=True,
@@ -61,8 +62,11 @@ def make_app() -> typer.Typer:
     groups = {"data": data.app, "plugins": plugins_command.app, "tune": tune.app}
     for name, group in groups.items():
         app.add_typer(group, name=name)
+    for command in plugins.commands():
+        if fault := _misplaced(command, app, groups) or _unreadable(command):
+            plugins.set_aside(command, fault)
     commands = plugins.commands()
-    for path, function, summary, owner, *_ in commands:
+    for path, function, summary, *_ in commands:
         *parents, name = path.split()
         if len(parents) == 1 and parents[0] not in groups:  # a plugin's own group, named after what it holds
             within = f"{parents[0]} "
@@ -70,13 +74,42 @@ def make_app() -> typer.Typer:
             groups[parents[0]] = typer.Typer(help=held, no_args_is_help=True)
             groups[parents[0]].callback()(lambda: None)
             app.add_typer(groups[parents[0]], name=parents[0])
-        place = groups.get(parents[0]) if len(parents) == 1 else app if not parents else None
-        taken = {} if place is None else {command.name: command.callback for command in place.registered_commands}
-        if place is None or taken.get(name, function) is not function:
-            raise PluginError(f"plugin '{owner}': its command '{path}' has no free place; choose another path")
-        if name not in taken:
+        place = groups[parents[0]] if parents else app
+        if name not in _names(place):
             place.command(name, help=summary)(function)
     return app
+
+
+def _misplaced(command: plugins.Command, app: typer.Typer, groups: dict[str, typer.Typer]) -> str:
+    """Why a plugin's command cannot have its path; empty where it can. `app` and `groups` hold mtk's own."""
+    *parents, name = command.path.split()
+    own = _names(app)
+    if len(parents) > 1:
+        return "expected a path of one word or two"
+    if parents and parents[0] in own:
+        return f"'mtk {parents[0]}' is a command of mtk itself and no group; choose another path"
+    place = groups.get(parents[0]) if parents else app
+    taken = {} if place is None else _names(place)
+    if taken.get(name, command.function) is not command.function or (not parents and name in groups):
+        return f"'mtk {command.path}' is a command of mtk itself; choose another path"
+    return ""
+
+
+def _unreadable(command: plugins.Command) -> str:
+    """Why Typer cannot make a command of a plugin's function; empty where it can."""
+    alone = typer.Typer(add_completion=False)
+    try:
+        alone.command("it")(command.function)
+        get_command(alone)
+    except Exception as error:
+        return one_line(f"its function cannot be read: {type(error).__name__}: {error}")
+    return ""
+
+
+def _names(place: typer.Typer) -> dict[str, Any]:
+    """The functions of an application's commands by their names."""
+    commands = [(c.name, c.callback) for c in place.registered_commands]
+    return {name or getattr(f, "__name__", "").replace("_", "-"): f for name, f in commands}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -97,9 +130,11 @@ def run(arguments: list[str]) -> int:
     command, whole = _before_plugins(arguments)
     try:
         app = make_app()
-        if command != "plugins":
-            for away in plugins.broken():
-                complain("warning", f"plugin '{away.plugin}' is broken and left out: {away.reason}")
+        for away in plugins.broken():
+            if whole and away.error is not None:
+                traceback.print_exception(away.error)
+            if command != "plugins":  # `mtk plugins list` shows them
+                complain("warning", away.reason)
         result: Any = app(args=arguments, standalone_mode=False, prog_name="mtk")
         return result if isinstance(result, int) else 0
     except typer.TyperException as error:
