@@ -203,7 +203,11 @@ def build_encoder(config: RunConfig) -> Encoder:
     if config.model.encoder_dropout is not None:
         options.setdefault("dropout", config.model.encoder_dropout)
     encoder: Encoder = plugins.build("encoder", config.encoder.name, **options)
-    return encoder
+    match getattr(encoder, "spec", None):
+        case (str(), Mapping()):
+            return encoder
+        case found:
+            raise plugins.wrong(encoder, "spec", "a registered name and a mapping of options", repr(found))
 
 
 def encoder_dropout(config: RunConfig) -> Any:

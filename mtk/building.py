@@ -90,7 +90,20 @@ def construct(
     base = _base(registration.kind)
     if not isinstance(built, base):
         raise registration.fault("build", f"{_text(target)} gave {built!r}, which is no {base.__name__}")
+    if registration.kind == "task":
+        _check_task(registration, built)
     return built
+
+
+def _check_task(registration: Registration, task: Any) -> None:
+    """Raises PluginError for a task without a name, or without a Target."""
+    from mtk.interfaces import Target
+
+    if not hasattr(task, "name"):
+        raise registration.fault("build", f"{type(task).__name__} has no name; call super().__init__(context)")
+    if not isinstance(target := getattr(task, "target", None), Target):
+        found = "none" if target is None else repr(target)
+        raise registration.fault("build", f"{type(task).__name__}.target: expected a Target, found {found}")
 
 
 def _base(kind: str) -> type:

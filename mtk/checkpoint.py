@@ -81,6 +81,7 @@ def why_not_written(error: BaseException) -> str | None:
 
 def save_model(folder: Path, model: MultitaskModel, extra: Mapping[str, Any]) -> None:
     """Encoder, projection, heads and what is needed to build them again, into an existing folder."""
+    _check_state(model)
     (folder / "encoder").mkdir()
     model.encoder.save(folder / "encoder")
     for part, module in (("heads", model.heads), ("projection", model.projection)):
@@ -90,6 +91,15 @@ def save_model(folder: Path, model: MultitaskModel, extra: Mapping[str, Any]) ->
     name, options = model.encoder.spec
     description = {"format": formats.CHECKPOINT, "encoder": {"name": name, "options": dict(options)}, **extra}
     (folder / "model.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_state(model: MultitaskModel) -> None:
+    """Raises PluginError for a head whose state (`get_extra_state`) is no tensor, which safetensors could not hold."""
+    for name in model.heads:
+        for key, value in model.head(name).state_dict().items():
+            if not isinstance(value, Tensor):
+                what = f"state of task '{name}': {key}"
+                raise plugins.wrong(model.head(name), what, "a tensor", type(value).__name__)
 
 
 def load_encoder(folder: Path, dropout: float | str | None = None) -> Encoder:
@@ -200,6 +210,14 @@ def load_training(folder: Path) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file}: damaged, not the state of a training ({one_line(repr(error))})") from error
     return state
+
+
+def unsaved(value: Any) -> Any:
+    """The first part of a tree that `save_training` cannot hold; None where there is none."""
+    if isinstance(value, Mapping | list | tuple):
+        parts = value.values() if isinstance(value, Mapping) else value
+        return next((odd for odd in map(unsaved, parts) if odd is not None), None)
+    return None if value is None or isinstance(value, Tensor | str | int | float) else value
 
 
 def _split(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -97,6 +97,9 @@ def tokenise(encoder: Encoder, head: Head, paired: bool, rows: Sequence[Example]
     encoded = [encoder.tokenizer.encode(part, limit) for part in texts]
     if any(len(part) != len(rows) for part in encoded):
         raise plugins.wrong(encoder, "tokenizer.encode", f"{len(rows)} encodings", len(encoded[0]))
+    odd = next((e for part in encoded for e in part if not isinstance(e, Encoding)), None)
+    if odd is not None:
+        raise plugins.wrong(encoder, "tokenizer.encode", "Encodings", type(odd).__name__)
     words: Sequence[Sequence[int | None]] = [e.words for e in encoded[0]]
     if tagged:
         words = whole_words(encoder.tokenizer, firsts, encoded[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -14,7 +14,7 @@ from mtk import plugins
 from mtk.data import MicroBatch, TaskRows, TaskSlice, evaluation_batches, fuse
 from mtk.device import Hardware
 from mtk.errors import DataError
-from mtk.interfaces import Prediction, Task
+from mtk.interfaces import Head, Prediction, Task
 from mtk.model import MultitaskModel
 
 
@@ -65,14 +65,23 @@ def predict_together(
                 batch = MicroBatch(batch.tokens, slices, batch.lengths).to(hardware.torch_device)
                 for name, outputs in model(batch).items():
                     answers = model.head(name).predict(outputs, batch.slices[name].targets)
-                    if len(answers) != len(chosen):
-                        expected = f"{len(chosen)} predictions"
-                        raise plugins.wrong(model.head(name), f"predict of task '{name}'", expected, len(answers))
+                    _check_predictions(answers, len(chosen), model.head(name), name)
                     for row, answer in zip(chosen.tolist(), answers, strict=True):
                         out[name][row] = rows[name].target.complete(answer, rows[name].examples[row])
     finally:
         model.train(training)
     return {name: [answer for answer in answers if answer is not None] for name, answers in out.items()}
+
+
+def _check_predictions(answers: Any, rows: int, head: Head, name: str) -> None:
+    call, expected = f"predict of task '{name}'", f"{rows} predictions"
+    if not isinstance(answers, Sequence):
+        raise plugins.wrong(head, call, expected, type(answers).__name__)
+    if len(answers) != rows:
+        raise plugins.wrong(head, call, expected, len(answers))
+    for answer in answers:
+        if not isinstance(answer, Prediction):
+            raise plugins.wrong(head, call, "Predictions", type(answer).__name__)
 
 
 def same_tokens(rows: Mapping[str, TaskRows]) -> list[dict[str, TaskRows]]:

@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mtk import plugins
 from mtk.assembly import Parts
+from mtk.checkpoint import unsaved
 from mtk.data import MicroBatch, Step, TaskRows, draw_rows, fuse, generator
 from mtk.device import rng_state, set_rng_state
 from mtk.errors import CheckpointError, ConfigError, MTKError, NonFiniteError
@@ -285,7 +287,7 @@ class Training:
         return {
             "rng": rng_state(self.parts.hardware.device),
             "generator": self.generator.get_state(),
-            "combiner": copy.deepcopy(dict(self.parts.combiner.state_dict())),
+            "combiner": copy.deepcopy(self._combiner_state()),
             "buffers": [buffer.clone() for buffer in self.parts.model.buffers()],
         }
 
@@ -364,11 +366,20 @@ class Training:
         return {
             "position": asdict(self.position),
             "moments": moments,
-            "combiner": dict(self.parts.combiner.state_dict()),
+            "combiner": self._combiner_state(),
             "generator": self.generator.get_state(),
             "rng": rng_state(self.parts.hardware.device),
             "total": self.total,
         }
+
+    def _combiner_state(self) -> dict[str, Any]:
+        """Raises PluginError where a checkpoint could not hold it."""
+        combiner, found = self.parts.combiner, self.parts.combiner.state_dict()
+        odd = unsaved(found) if isinstance(found, Mapping) else found
+        if odd is not None or found is None:
+            expected = "a mapping of tensors, numbers, texts, lists and mappings"
+            raise plugins.wrong(combiner, "state_dict", expected, type(odd).__name__)
+        return dict(found)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave: the run goes on bit for bit."""

@@ -416,6 +416,46 @@ class Listed(BadTask):
     target = ("no", "yes")  # type: ignore[assignment]
 
 
+class Indices(Vector):
+    loss = Few.loss
+
+    def predict(self, outputs: Any, targets: Any) -> Any:
+        return outputs.argmax(1).tolist()
+
+
+class Remembers(Indices):
+    predict = mtk.Head.predict
+
+    def get_extra_state(self) -> Any:
+        return self.fail
+
+    def set_extra_state(self, state: Any) -> None: ...
+
+
+class Lists(ToyEncoder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokenizer.encode = lambda rows, max_length: [[1, 2] for _ in rows]  # type: ignore[method-assign]
+
+
+class Named(ToyEncoder):
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec = "bad"  # type: ignore[assignment]
+
+
+class Nameless(BadTask):
+    def __init__(self, context: mtk.TaskContext) -> None: ...
+
+
+class Aimless(BadTask):
+    target = None  # type: ignore[assignment]
+
+
+class Listed(BadTask):
+    target = ("no", "yes")  # type: ignore[assignment]
+
+
 class Narrow(BadEncoder):
     def forward(self, batch: Any) -> Any:
         found = ToyEncoder.forward(self, batch)
@@ -425,6 +465,19 @@ class Narrow(BadEncoder):
 class Matrix(BadCombiner):
     def loss_weights(self, losses: Any, info: Any) -> Any:
         return losses.repeat(2, 1)
+
+
+class Keeps(BadCombiner):
+    def loss_weights(self, losses: Any, info: Any) -> Any:
+        return torch.ones_like(losses)
+
+    def state_dict(self) -> Any:
+        return {"kept": [torch.zeros(1), self.fail]}
+
+
+class Forgets(Keeps):
+    def state_dict(self) -> Any:
+        return None
 
 
 class Keeps(BadCombiner):
@@ -491,8 +544,17 @@ ANSWERS: list[tuple[str, Any, str]] = [
     ("head", Remembers, "state of task 'sst': _extra_state: expected a tensor, found method"),
     ("encoder", Lists, "tokenizer.encode: expected Encodings, found list"),
     ("encoder", Named, "spec: expected a registered name and a mapping of options, found 'bad'"),
+    ("task", Nameless, "Nameless has no name; call super().__init__(context)"),
+    ("task", Aimless, "Aimless.target: expected a Target, found none"),
+    ("task", Listed, "Listed.target: expected a Target, found ('no', 'yes')"),
+    ("head", Indices, "predict of task 'sst': expected Predictions, found int"),
+    ("head", Remembers, "state of task 'sst': _extra_state: expected a tensor, found method"),
+    ("encoder", Lists, "tokenizer.encode: expected Encodings, found list"),
+    ("encoder", Named, "spec: expected a registered name and a mapping of options, found 'bad'"),
     ("encoder", Narrow, "forward: expected Features with pooled of shape"),
     ("combiner", Matrix, "expected weights of shape (2,), found (2, 2)"),
+    ("combiner", Keeps, "state_dict: expected a mapping of tensors, numbers, texts, lists and mappings, found method"),
+    ("combiner", Forgets, "numbers, texts, lists and mappings, found NoneType"),
     ("combiner", Keeps, "state_dict: expected a mapping of tensors, numbers, texts, lists and mappings, found method"),
     ("combiner", Forgets, "numbers, texts, lists and mappings, found NoneType"),
     ("combiner", Nowhere, ".combine: expected a chunk of shape"),
