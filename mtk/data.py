@@ -247,7 +247,23 @@ class EpochPlan:
         counts = self.mixer.rows(sizes, epoch, self.epochs, generator(self.seed, "mixer", epoch))
         if not isinstance(counts, Mapping) or not all(_is_count(counts.get(name, 0)) for name in sizes):
             raise plugins.wrong(self.mixer, "rows", "a whole number of rows for each task", counts)
+        if strange := [name for name in counts if name not in sizes]:
+            found = ", ".join(map(str, strange))
+            raise plugins.wrong(self.mixer, "rows", f"counts of the tasks {', '.join(sizes)} alone", found)
         return {name: counts.get(name, 0) for name in sizes}  # in the order of `data`, whatever the mixer's is
+
+    def check(self, data: Mapping[str, TaskRows]) -> None:
+        """Raises PluginError where a task has no rows in any epoch; in some epochs it may have none."""
+        idle = set(data)
+        for epoch in range(self.epochs):
+            plan = self.earlier[epoch] if epoch < len(self.earlier) else self
+            idle -= {name for name, count in plan.rows(data, epoch).items() if count}
+            if not idle:
+                return
+        names = ", ".join(name for name in data if name in idle)
+        raise plugins.wrong(
+            self.mixer, "rows", f"rows of every task in some epoch of {self.epochs}", f"none of {names}"
+        )
 
     def step_count(self, data: Mapping[str, TaskRows], epoch: int) -> int:
         batches = [-(-count // self.batch_sizes[name]) for name, count in self.rows(data, epoch).items()]

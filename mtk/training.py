@@ -114,6 +114,7 @@ class Training:
         self.generator = generator(self.config.train.seed, "combiner")
         self.stop_requested = False
         epochs = range(self.config.train.epochs)
+        parts.plan.check(parts.train)
         self.total = sum(parts.plan.step_count(parts.train, epoch) for epoch in epochs)
         if self.config.train.max_steps is not None:
             self.total = min(self.total, self.config.train.max_steps)

@@ -457,6 +457,21 @@ class Listed(BadTask):
 
 
 class Narrow(BadEncoder):
+class Nothing(BadMixer):
+    def rows(self, sizes: Any, epoch: int, epochs: int, generator: Any) -> Any:
+        return {}
+
+
+class One(BadMixer):
+    def rows(self, sizes: Any, epoch: int, epochs: int, generator: Any) -> Any:
+        return {"sst": sizes["sst"]}
+
+
+class Unknown(BadMixer):
+    def rows(self, sizes: Any, epoch: int, epochs: int, generator: Any) -> Any:
+        return {**sizes, "quora": 3}
+
+
     def forward(self, batch: Any) -> Any:
         found = ToyEncoder.forward(self, batch)
         return mtk.Features(found.pooled[:, :3], found.tokens, found.mask)
@@ -498,6 +513,9 @@ class Nowhere(BadCombiner):
 
     def combine(self, chunk: Any, info: Any) -> Any:
         return None
+    ("mixer", Nothing, "rows: expected rows of every task in some epoch of 1, found none of sst, sts"),
+    ("mixer", One, "rows: expected rows of every task in some epoch of 1, found none of sts"),
+    ("mixer", Unknown, "rows: expected counts of the tasks sst, sts alone, found quora"),
 
 
 class Silent(BadScheduler):

@@ -16,6 +16,7 @@ from mtk.data import (
     generator,
     tokenise,
 )
+from mtk.errors import PluginError
 from mtk.interfaces import Example, Mixer, TaskContext
 from mtk.targets import Classes, Range
 from mtk_mixers.all import All
@@ -366,3 +367,18 @@ def test_coverage_counts_rows_that_were_drawn_at_least_once(data, composition):
             share = {name: len(rows) / len(data[name]) for name, rows in found.items()}
             assert drawn.coverage(data, epoch, steps_done) == pytest.approx(share)
     assert drawn.coverage(data, 2)["b"] == 1.0 and 0.05 < drawn.coverage(data, 2)["c"] <= 0.2
+
+
+@pytest.mark.parametrize(("last", "fine"), [(2, True), (3, False)])
+def test_a_mixer_may_leave_a_task_out_of_some_epochs_and_not_of_all(data, last, fine):
+    class Late(Mixer):
+        def rows(self, sizes, epoch, epochs, generator):
+            return {name: size for name, size in sizes.items() if name != "b" or epoch == last}
+
+    made = plan(Late(), epochs=3)
+    if fine:
+        made.check(data)
+        assert made.rows(data, 0)["b"] == 0
+    else:
+        with pytest.raises(PluginError, match="rows of every task in some epoch of 3, found none of b$"):
+            made.check(data)
