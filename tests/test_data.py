@@ -380,5 +380,5 @@ def test_a_mixer_may_leave_a_task_out_of_some_epochs_and_not_of_all(data, last, 
         made.check(data)
         assert made.rows(data, 0)["b"] == 0
     else:
-        with pytest.raises(PluginError, match="rows of every task in some epoch of 3, found none of b$"):
+        with pytest.raises(PluginError, match=r"rows of every task in some epoch of 3, found none of b$"):
             made.check(data)
