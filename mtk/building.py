@@ -63,7 +63,10 @@ def construct(
     registration: Registration, target: Callable[..., Any], context: tuple[Any, ...], values: Mapping[str, Any]
 ) -> Any:
     """Calls the target and checks what it gave. Raises PluginError, ConfigError, or the plugin's own MTKError."""
-    where = f"{registration.kind} '{registration.name}'"
+    name = registration.name
+    if registration.kind == "task" and context:
+        name = getattr(context[0], "name", name)
+    where = f"{registration.kind} '{name}'"
     try:
         inspect.signature(target).bind(*context, **values)
     except TypeError as error:
@@ -74,7 +77,8 @@ def construct(
     except ImportError as error:
         raise PluginError(f"{where} of {who(*registration.origin)} lacks a package: {told(error)}") from error
     except (ConfigError, ValueError, OSError) as error:
-        given = ", ".join(f"{name}={value!r}" for name, value in values.items())
+        own = registration.kind == "task" and isinstance(error, ConfigError)  # names the option, and they may be many
+        given = "" if own else ", ".join(f"{name}={value!r}" for name, value in values.items())
         text = one_line(error)
         text = text if text.startswith(where) else f"{where}: {text}"
         raise ConfigError(f"{text} (options: {given})" if given else text) from error

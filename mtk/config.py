@@ -307,7 +307,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a TOML file: {error}") from error
+        path_like = "hex value" in str(error) or "Unescaped '\\'" in str(error)
+        hint = "; a path with backslashes stands in single quotes: 'C:\\data.csv'" if path_like else ""
+        raise ConfigError(f"{path}: not a TOML file: {error}{hint}") from error
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:

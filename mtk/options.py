@@ -147,6 +147,21 @@ def type_text(hint: Any) -> str:
     return re.sub(r"\b(?:[a-z_]\w*\.)+", "", str(hint))
 
 
+def in_words(hint: Any) -> str:
+    """A type hint in the words of a configuration file: `"balanced", or a table of numbers`."""
+    one = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+    many = {str: "texts", int: "whole numbers", float: "numbers"}
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return ", or ".join(in_words(part) for part in args if part is not type(None))
+    if origin is Literal:
+        return ", or ".join(json.dumps(choice) for choice in args)
+    if origin in (list, dict) and args:
+        held = many.get(args[-1])
+        return f"a {'list' if origin is list else 'table'}{f' of {held}' if held else ''}"
+    return one.get(hint) or type_text(hint)
+
+
 # ---------------------------------------------------------------------------------------------- checking values
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 from mtk import plugins
 from mtk.config import RunConfig, TaskConfig, make_config, merge, parse_settings, read_toml
 from mtk.errors import ConfigError, PluginError, did_you_mean
+from mtk.options import coerce, in_words
 from mtk.plugins import parse_spec
 from mtk.recipes import encoder_name, recipe_tree
 
@@ -240,22 +242,45 @@ def task_file(file: Path) -> NamedTask:
     name = table.pop("name", None)
     if name is not None and not isinstance(name, str):
         raise ConfigError(f"{file}: name: expected a text, found {name!r}")
-    name = name or re.sub(r"[^a-z0-9_-]+", "-", file.stem.lower()).strip("-_")
+    name = name or _name_after(file)
     check_keys(str(file), name, table, ("name",))
     return NamedTask(name, _placed(name, table, file.parent))
 
 
+def _name_after(file: Path) -> str:
+    """A task's name after its file's: `Tickets für 2024.toml` -> `tickets-fur-2024`."""
+    plain = unicodedata.normalize("NFKD", file.stem.casefold())
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    return re.sub(r"[^a-z0-9_-]+", "-", plain).strip("-_") or "task"
+
+
 def check_keys(where: str, name: str, table: Mapping[str, Any], more: Sequence[str] = ()) -> None:
-    """Refuses a key that neither the run nor the task's kind knows. Raises ConfigError that begins with `where`."""
+    """Refuses a key that neither the run nor the task's kind knows, and a value of another type than the kind's.
+
+    Raises ConfigError that begins with `where`.
+    """
+    kind = _placed(name, table, Path()).get("kind")
     try:
-        kind = _placed(name, table, Path()).get("kind", name)
-        own = [option.name for option in plugins.options("task", kind)]
+        options = {option.name: option for option in plugins.options("task", kind or name)}
     except PluginError as error:
+        if kind is None:
+            raise ConfigError(
+                f"{where}: expected data = (a file) or hub = (a data set), found neither; nor is '{name}' a task that "
+                "has rows of its own"
+            ) from error
         raise ConfigError(f"{where}: {error}") from error
+    own = list(options)
     known = [*more, "kind", *own, *(key for key in TaskConfig.model_fields if key != "name")]
     for key in table:
         if key not in known and key.replace("-", "_") not in known:
             raise ConfigError(f"{where}: unknown key '{key}'{did_you_mean(key, known)}")
+    for key, value in table.items():
+        option = options.get(key.replace("-", "_"))
+        if option is not None and key not in TaskConfig.model_fields:
+            try:
+                coerce(option.hint, value, key)
+            except ConfigError as error:
+                raise ConfigError(f"{where}: {key}: expected {in_words(option.hint)}, found {value!r}") from error
 
 
 def _read(file: Path) -> dict[str, Any]:

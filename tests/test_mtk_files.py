@@ -769,7 +769,20 @@ KEYS = {
     "unknown kind": ('data = "a.csv"\nkind = "clases"\n', r"mine.toml: unknown task 'clases'; did you mean 'classes'"),
     "name": ('data = "a.csv"\nname = 3\n', r"mine.toml: name: expected a text, found 3"),
     "no TOML": ("data = a.csv\n", r"mine.toml: not a TOML file"),
-    "wrong type": ('data = "a.csv"\nmax_rows = "many"\n', r"option 'max_rows' must be int"),
+    "wrong type": (
+        'data = "a.csv"\nmax_rows = "many"\n',
+        r"mine.toml: max_rows: expected a whole number, found 'many'",
+    ),
+    "no data": ('text = "tweet"\n', r"mine.toml: expected data = \(a file\) or hub = \(a data set\), found neither"),
+    "weights": (
+        'data = "a.csv"\nclass_weights = "equal"\n',
+        r"mine.toml: class_weights: expected \"balanced\", or a table of numbers, found 'equal'$",
+    ),
+    "bad_rows": ('data = "a.csv"\nbad_rows = -1\n', r"task 'mine': bad_rows: expected 0 or more, found -1$"),
+    "backslashes": (
+        'data = "C:\\Users\\a.csv"\n',
+        r"not a TOML file: .*; a path with backslashes stands in single quotes",
+    ),
 }
 
 
@@ -781,6 +794,18 @@ def test_a_wrong_task_file(case: str, here: Path, capsys: pytest.CaptureFixture[
     error = capsys.readouterr().err
     assert re.search(message, error) and error.count("\n") == 1
     assert not (here / "run").exists()
+
+
+def test_data_check_names_the_task_file_of_a_wrong_value(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tweets(here)
+    table = 'data = "tweets.csv"\ntext = "tweet"\nlabel = "emotion"\n'
+    write(here / "mine.toml", table + "class_weights = { joi = 2.0 }\n")
+    assert command(["data", "check", "mine.toml"]) == 2
+    error = capsys.readouterr().err
+    assert error == "error: mine.toml: task 'mine': class_weights: no class 'joi'; did you mean 'joy'?\n"
+    shutil.move("mine.toml", "Für Straße 2.toml")
+    assert command(["data", "check", "Für Straße 2.toml"]) == 2
+    assert "task 'fur-strasse-2': " in capsys.readouterr().err
 
 
 def test_a_wrong_field_of_a_call() -> None:

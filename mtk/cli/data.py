@@ -81,17 +81,20 @@ def _tasks(specs: list[str], data: Path | None, sample: bool) -> tuple[list[Task
     """The named tasks, or all that need no options and have data; and why others of them were skipped."""
     from mtk import plugins
     from mtk.config import TaskConfig
-    from mtk.errors import DataError
+    from mtk.errors import ConfigError, DataError
     from mtk.interfaces import TaskContext
     from mtk.settings import task_choices
 
     tasks: list[Task] = []
-    for chosen in [one for spec in specs for one in task_choices(spec)]:
+    for spec, chosen in [(given, one) for given in specs for one in task_choices(given)]:
         if any(chosen.name == earlier.name for earlier in tasks):
             raise DataError(f"task '{chosen.name}' is named twice")
         options = {k: v for k, v in chosen.table.items() if k not in TaskConfig.model_fields and k != "kind"}
         context = TaskContext(chosen.name, data, _when(sample))
-        tasks.append(plugins.build("task", chosen.table["kind"], context, **options))
+        try:
+            tasks.append(plugins.build("task", chosen.table["kind"], context, **options))
+        except ConfigError as error:
+            raise ConfigError(f"{spec}: {error}" if spec.lower().endswith(".toml") else str(error)) from error
     if specs:
         return tasks, {}
     skipped: dict[str, str] = {}

@@ -92,8 +92,10 @@ class FileTask(Task):
             raise ConfigError(f"expected either data or hub, found {'none' if data is None else 'both'}")
         if stray := next((key for key in ("config", "revision", "splits") if hub is None and self._given[key]), None):
             raise ConfigError(f"{stray}: belongs to hub, found none")
-        if bad_rows < 0 or (max_rows is not None and max_rows < 1):
-            raise ConfigError(f"expected bad_rows >= 0 and max_rows >= 1, found {bad_rows} and {max_rows}")
+        if bad_rows < 0:
+            raise ConfigError(f"bad_rows: expected 0 or more, found {bad_rows}")
+        if max_rows is not None and max_rows < 1:
+            raise ConfigError(f"max_rows: expected 1 or more, found {max_rows}")
         self.data, self.hub = data, hub
         self.split = Split.of(split or {})
         self.paired = pair is not None
