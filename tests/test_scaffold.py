@@ -137,7 +137,7 @@ def test_their_own_tests_pass(site: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.returncode == 0 and "7 passed" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "8 passed" in done.stdout, done.stdout + done.stderr
 
 
 def test_they_are_listed_with_their_origin(installed: None, capsys: pytest.CaptureFixture[str]) -> None:
@@ -238,6 +238,27 @@ def test_tutorial(installed: None, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for block in blocks(ROOT / "docs" / "tutorials" / "write-a-task-plugin.md", "bash"):
         for line in lines_of(block):
             command(line, monkeypatch)
+
+
+def test_a_packages_rows_train_beside_a_folder_without_them(
+    installed: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "data", tmp_path / "run"
+    folder.mkdir()
+    for split in ("train", "dev"):
+        rows = [f"{split} number {i}\t{('statement', 'question')[i % 2]}\n" for i in range(8)]
+        (folder / f"sayings-{split}.tsv").write_text("text\tlabel\n" + "".join(rows))
+    tasks = ["--task", "sayings", "--task", "cola"]
+    assert run(["train", *tasks, "--data", str(folder), *SMALL_OPTIONS, "--out", str(out)]) == 0
+    facts = json.loads((out / "run.json").read_text())["data"]
+    assert [facts[name]["sample"] for name in ("sayings", "cola")] == [False, False]
+    assert facts["sayings"]["origin"] == str(folder)
+    assert run(["evaluate", str(out)]) == 0
+    own = ["--task", f"cola:data={folder}", "--task", "sayings"]
+    assert run(["train", *own, "--data", str(folder), *SMALL_OPTIONS, "--out", str(tmp_path / "again")]) == 2
+    assert (
+        f"task 'cola': expected cola-train.tsv and cola-dev.tsv in {folder}, found neither" in capsys.readouterr().err
+    )
 
 
 def test_the_tutorial_shows_the_examples_files() -> None:

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from mtk_cola.head import attended
-from mtk_cola.task import SAMPLE, CoLA
+from mtk_cola.task import OURS, CoLA
 
 from mtk import DataError, Prediction, TaskContext
 from mtk.testing import check_registered
@@ -41,7 +41,15 @@ def test_the_sample_is_balanced_and_no_sentence_comes_twice():
 
 
 def test_a_bad_row_is_named(tmp_path: Path):
-    text = (SAMPLE / "cola-dev.tsv").read_text(encoding="utf-8")
+    text = (OURS / "cola-dev.tsv").read_text(encoding="utf-8")
     (tmp_path / "cola-dev.tsv").write_text(text.replace("\t0\n", "\tmaybe\n", 1), encoding="utf-8")
     with pytest.raises(DataError, match=r"cola-dev\.tsv:3: .*maybe"):
         CoLA(TaskContext("cola", tmp_path)).examples("dev")
+
+
+def test_a_folder_without_our_files_leaves_ours(tmp_path: Path):
+    assert CoLA(TaskContext("cola", tmp_path)).source.files["dev"] == OURS / "cola-dev.tsv"
+    with pytest.raises(DataError, match=f"task 'mine': expected cola-train.tsv .* in {tmp_path}, found neither"):
+        _ = CoLA(TaskContext("mine"), data=str(tmp_path)).source
+    (tmp_path / "cola-dev.tsv").write_bytes((OURS / "cola-dev.tsv").read_bytes())
+    assert CoLA(TaskContext("cola", tmp_path)).source.origin == str(tmp_path)
