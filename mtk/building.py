@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +52,36 @@ def target_of(registration: Registration) -> Callable[..., Any]:
 
 
 def options_for(registration: Registration, target: Callable[..., Any]) -> dict[str, Option]:
-    """The options of the imported target. Raises PluginError."""
+    """The options of the imported target. Raises PluginError, also where one has no type hint to be read by."""
     try:
-        return options_of(target)
+        options = options_of(target)
+        early = [p.name for p in _positional(target) if p.default is not p.empty]
     except (TypeError, ValueError, PluginError) as error:
         raise registration.fault("build", f"options of {_text(target)}: {one_line(error)}") from error
+    if early:
+        raise registration.fault("build", _misplaced(target, early[0]))
+    for option in options.values():
+        if option.hint is Any:
+            text = f"option '{option.name}' of {_text(target)} has no type hint to read its value by; write one"
+            raise registration.fault("build", f"{text}: {option.name}: float, say")
+    return options
+
+
+def check_keywords(
+    registration: Registration, target: Callable[..., Any], context: tuple[Any, ...], given: Iterable[str]
+) -> None:
+    """Raises PluginError where an option that is given is a positional argument, which only the core fills in."""
+    for argument in _positional(target)[len(context) :]:
+        if argument.name in given:
+            raise registration.fault("build", _misplaced(target, argument.name))
+
+
+def _positional(target: Callable[..., Any]) -> list[inspect.Parameter]:
+    return [p for p in inspect.signature(target).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
+
+
+def _misplaced(target: Callable[..., Any], name: str) -> str:
+    return f"argument '{name}' of {_text(target)}: an option is keyword-only; move it behind a '*'"
 
 
 def construct(

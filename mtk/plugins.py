@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mtk import blame
-from mtk.building import accepted, construct, options_for, target_of
+from mtk.building import accepted, check_keywords, construct, options_for, target_of
 from mtk.docstrings import described
 from mtk.errors import MTKError, PluginError, did_you_mean
 from mtk.faults import one_line, told, who
@@ -46,6 +46,7 @@ __all__ = [
     "parse_spec",
     "registered",
     "set_aside",
+    "unknown",
     "wrong",
 ]
 
@@ -100,7 +101,7 @@ class Plugins:
         return list(self._broken)
 
     def disabled(self) -> dict[str, str]:
-        """The installed plugins that MTK_DISABLE_PLUGINS leaves out, each with its distribution."""
+        """The installed plugins that MTK_DISABLE_PLUGINS leaves out, each with its distribution, or several: `a, b`."""
         self._load()
         return dict(self._disabled)
 
@@ -144,9 +145,20 @@ class Plugins:
             found = accepted(registration, name)
             if found is not None:
                 return registration, found
-        away = "".join(f"; plugin '{b.plugin}' is broken ({b.reason})" for b in self._broken)
+        raise self.unknown(kind, name, self._names[kind])
+
+    def unknown(self, what: str, name: str, known: Iterable[str]) -> PluginError:
+        """The error for a name that is not known: the plugin of that name that was left out, else the nearest name."""
+        self._load()
+        start = f"unknown {what} '{name}'"
+        own = [b.reason for b in self._broken if _canonical(name) in (_canonical(b.plugin), _canonical(b.distribution))]
+        if own:
+            return PluginError("; ".join([start, *own]))
+        if name in self._disabled:
+            return PluginError(f"{start}; plugin '{name}' ({self._disabled[name]}) is disabled by {_DISABLES}")
+        away = "".join(f"; {b.reason}" for b in self._broken)
         away += f"; disabled: {', '.join(self._disabled)}" if self._disabled else ""
-        raise PluginError(f"unknown {kind} '{name}'{did_you_mean(name.lower(), self._names[kind])}{away}")
+        return PluginError(f"{start}{did_you_mean(name.lower(), known)}{away}")
 
     def build(self, kind: str, name: str, /, *context: Any, **options: Any) -> Any:
         """Builds a plugin from what the core gives it (`context`, positional) and its options, validated.
@@ -157,6 +169,7 @@ class Plugins:
         registration, preset = self.find(kind, name)
         target = target_of(registration)
         known = options_for(registration, target)
+        check_keywords(registration, target, context, options)
         values = check_options(known, {**preset, **options}, f"{kind} '{registration.name}'")
         return construct(registration, target, context, values)
 
@@ -219,7 +232,8 @@ class Plugins:
         for origin in origins:
             point, distribution, _ = origin
             if point.name in disabled or (distribution and _canonical(distribution) in away):
-                self._disabled[point.name] = distribution
+                shared = self._disabled.get(point.name, "")  # two packages may use one name
+                self._disabled[point.name] = ", ".join(filter(None, (shared, distribution)))
             else:
                 left.append(origin)
         return left
@@ -336,3 +350,8 @@ def commands() -> list[Command]:
 def set_aside(command: Command, reason: str) -> None:
     """`Plugins.set_aside` of the installed plugins."""
     default().set_aside(command, reason)
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> PluginError:
+    """`Plugins.unknown` of the installed plugins."""
+    return default().unknown(what, name, known)

@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
@@ -331,13 +331,47 @@ def why_missing(facts: Mapping[str, Any], kind: str, name: str) -> str | None:
     try:
         plugins.find(kind, name)
     except PluginError:
-        origin = str(facts.get("plugins", {}).get(f"{kind} {name}") or "an unknown package").strip()
-        used, package = f"the run uses the {kind} '{name}' of {origin}", origin.partition(" ")[0]
-        if package in plugins.disabled().values():
+        package, version = _origin(facts, kind, name)
+        used = f"the run uses the {kind} '{name}' of {f'{package} {version}'.strip() or 'an unknown package'}"
+        if package in ", ".join(plugins.disabled().values()).split(", "):
             return f"{used}, which is disabled; leave out --no-plugins or MTK_DISABLE_PLUGINS"
         broken = next((b.reason for b in plugins.broken() if b.distribution == package), None)
-        return f"{used}, which is " + (f"broken: {broken}" if broken else f"not here; pip install {package}")
+        if broken:
+            return f"{used}, which is broken: {broken}"
+        away = f"but {package} {now} is installed" if (now := _version(package)) else "which is not here"
+        return f"{used}, {away}" + (f"; pip install {package}=={version}" if version else "")
     return None
+
+
+def other_versions(facts: Mapping[str, Any]) -> dict[str, str]:
+    """The plugins whose package is another version than in the run of run.json `facts`, each with the one here."""
+    found = {}
+    for plugin in facts.get("plugins", {}):
+        kind, _, name = plugin.partition(" ")
+        with contextlib.suppress(PluginError):
+            here, _ = plugins.find(kind, name)
+            package, version = _origin(facts, kind, name)
+            if here.distribution == package and here.version != version:
+                found[plugin] = f"{package} {here.version}"
+    return found
+
+
+def version_difference(facts: Mapping[str, Any], names: Collection[str] | None = None) -> str:
+    """What to say of those of the run's plugins (`task sst`), default all, whose package is another version now; ""
+    where there are none."""
+    packages: dict[str, list[str]] = {}
+    for plugin, now in other_versions(facts).items():
+        if names is None or plugin in names:
+            package, version = _origin(facts, *plugin.split(" ", 1))
+            said = f"used {package} {version}, and {now.rpartition(' ')[2]} is installed"
+            packages.setdefault(f"{said} (pip install {package}=={version}", []).append(plugin)
+    return ", ".join(f"{said} for the run's {', '.join(used)})" for said, used in packages.items())
+
+
+def _origin(facts: Mapping[str, Any], kind: str, name: str) -> tuple[str, str]:
+    """The package that the run had a plugin from, and its version; empty where unknown."""
+    package, _, version = str(facts.get("plugins", {}).get(f"{kind} {name}") or "").strip().partition(" ")
+    return package, version
 
 
 def _version(package: str) -> str | None:

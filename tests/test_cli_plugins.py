@@ -85,7 +85,7 @@ def test_show_a_recipe_says_where_its_configuration_is_shown(installed: None) ->
 
 
 def test_show_unknown() -> None:
-    with pytest.raises(PluginError, match=r"unknown plugin 'wieghted'; did you mean 'weighted'.*'bad' is broken"):
+    with pytest.raises(PluginError, match=r"unknown plugin 'wieghted'; did you mean 'weighted'.*'bad' is left out"):
         CliRunner().invoke(app, ["show", "wieghted"], catch_exceptions=False)
 
 
@@ -107,6 +107,10 @@ def test_no_plugins_leaves_them_out(installed: None, capsys: pytest.CaptureFixtu
     assert ["task", "sst"] in rows and not [row for row in rows if row[0] in ("head", "scheduler", "broken")]
     assert os.environ["MTK_DISABLE_PLUGINS"] == "heads,schedulers"  # of the processes that a search starts, too
     assert main_run(["plugins", "show", "mlp"]) == 2
+    capsys.readouterr()
+    assert main_run(["plugins", "show", "heads"]) == 2
+    disabled = "plugin 'heads' (multitask-toolkit) is disabled by MTK_DISABLE_PLUGINS (or --no-plugins)"
+    assert capsys.readouterr().err == f"error: unknown plugin 'heads'; {disabled}\n"
 
 
 def test_an_option_of_a_plugin_that_is_left_out_says_so(

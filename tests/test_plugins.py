@@ -327,8 +327,11 @@ def test_broken_plugin_is_set_aside_and_others_go_on(case: str) -> None:
     (broken,) = found.broken()
     assert broken.plugin == "toy" and text in broken.reason and "\n" not in broken.reason
     assert list(found.registered("combiner")) == ["a"] and found.registered("augmentation") == {}
-    with pytest.raises(mtk.PluginError, match=r"unknown combiner 'b'.* plugin 'toy' is broken"):
+    with pytest.raises(mtk.PluginError, match=r"unknown combiner 'b'; known: a; .*lugin 'toy'.*left out"):
         found.find("combiner", "b")
+    with pytest.raises(mtk.PluginError, match=r"unknown combiner 'toy'; .*lugin 'toy'.*left out") as caught:
+        found.find("combiner", "toy")
+    assert "known: " not in str(caught.value) and "did you mean 'a'" not in str(caught.value)
 
 
 @pytest.mark.parametrize("second", [("b", ["a"]), ("a", []), ("c", ["z"])])
@@ -376,6 +379,49 @@ def test_a_distribution_is_disabled_by_its_name_and_an_unknown_name_is_told(monk
         "MTK_DISABLE_PLUGINS (or --no-plugins) names 'thre', but no installed plugin or distribution is called so; "
         "did you mean 'three'?"
     )
+
+
+def test_two_packages_that_share_a_name_are_disabled_and_named_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MTK_DISABLE_PLUGINS", "toy")
+    module = plugin("register_combiners", ("toy", Weighted, "x"))
+    found = Plugins([Point("toy", module, types.SimpleNamespace(name=name, version="1")) for name in ("one", "two")])
+    assert found.disabled() == {"toy": "one, two"}
+    with pytest.raises(
+        mtk.PluginError, match=r"^unknown combiner 'toy'; plugin 'toy' \(one, two\) is disabled by MTK_"
+    ):
+        found.find("combiner", "toy")
+
+
+def unhinted(*, c=1):  # type: ignore[no-untyped-def]
+    """An option whose text could not be read."""
+    return Weighted()
+
+
+def early(c: float = 1.0) -> GradientCombiner:
+    return Weighted()
+
+
+def early_and_required(losses: int, c: float) -> GradientCombiner:
+    return Weighted()
+
+
+@pytest.mark.parametrize(
+    ("build", "text"),
+    [
+        (unhinted, "option 'c' of unhinted has no type hint to read its value by; write one: c: float, say"),
+        (early, "argument 'c' of early: an option is keyword-only; move it behind a '*'"),
+        (early_and_required, "argument 'c' of early_and_required: an option is keyword-only; move it behind a '*'"),
+    ],
+)
+def test_options_are_keyword_only_and_have_hints(build: Any, text: str) -> None:
+    found = combiners(("a", build, "x"))
+    place = "plugin 'toy', hook 'register_combiners', name 'a', argument 'build': "
+    with pytest.raises(mtk.PluginError) as caught:
+        found.build("combiner", "a", 3, c="2")
+    assert str(caught.value) == place + text
+    if build is not early_and_required:  # what the core gives is known when it is built alone
+        with pytest.raises(mtk.PluginError, match=text.partition(";")[0]):
+            found.describe("combiner", "a")
 
 
 def test_installed_plugins_are_sound() -> None:
