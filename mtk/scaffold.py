@@ -29,6 +29,7 @@ _SUMMARIES = {
     "report": "mean scores as a text file",
     "recipe": "two tasks of the sample and PCGrad",
 }
+_SEARCH = " --space 'optim.lr=loguniform(1e-5,1e-3)' --trials 2 --epochs 1"
 _USES = {
     "task": "mtk train --task $name --sample",
     "head": "mtk train --task sst --head sst=$name --sample",
@@ -37,10 +38,10 @@ _USES = {
     "scheduler": "mtk train --task sst --scheduler $name --sample",
     "mixer": "mtk train --task sst --task sts --mixer $name --sample",
     "augmentation": "mtk train --task sst --augment $name --sample",
-    "tuner": "mtk tune --help  # --tuner $name",
-    "executor": "mtk tune --help  # --executor $name",
+    "tuner": "mtk tune --task sst --sample --tuner $name" + _SEARCH,
+    "executor": "mtk tune --task sst --sample --executor $name" + _SEARCH,
     "exporter": "mtk predict RUN --export $name --out FOLDER",
-    "report": "mtk sweep --help  # every installed report is written after a sweep",
+    "report": "mtk sweep MATRIX.toml --sample --out runs/table  # every installed report is written after it",
     "recipe": "mtk train --recipe $name --sample",
 }
 _FILES = {  # beside the module: template -> file

@@ -11,7 +11,9 @@ import typer
 
 
 def sweep(
-    matrix: Annotated[Path, typer.Argument(metavar="MATRIX.toml", help="What to run; see the tutorial on sweeps.")],
+    matrix: Annotated[
+        Path, typer.Argument(metavar="MATRIX.toml", help="What to run; see the tutorial Reproduce a paper.")
+    ],
     out: Annotated[Path, typer.Option(help="The sweep's folder, new, empty or an earlier sweep's, which goes on.")],
     seeds: Annotated[
         int | None, typer.Option(min=1, help="So many seeds of each configuration. Default: the file's, or 1.")

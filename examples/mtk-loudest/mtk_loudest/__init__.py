@@ -2,6 +2,8 @@
 
 from mtk import Register, hookimpl
 
+MTK_API = 1  # the version of mtk's plugin interface that this package is written for
+
 
 @hookimpl
 def register_combiners(register: Register) -> None:
