@@ -82,7 +82,7 @@ class MultitaskModel(nn.Module):
         rows, length = batch.tokens.ids.shape
         pooled, tokens = getattr(features, "pooled", None), getattr(features, "tokens", None)
         if _shape(pooled) != [rows, width]:
-            found = _shape(pooled if isinstance(features, Features) else features)
+            found = _shape(pooled) if isinstance(features, Features) else f"a {type(features).__name__}"
             raise plugins.wrong(self.encoder, "forward", f"Features with pooled of shape {[rows, width]}", found)
         if tokens is not None and _shape(tokens) != [rows, length, width]:
             raise plugins.wrong(self.encoder, "forward", f"tokens of shape {[rows, length, width]}", _shape(tokens))

@@ -32,6 +32,8 @@ def write_reports(
                 written = write(record, folder)
             if not isinstance(written, Path):
                 raise plugins.wrong(write, "its answer", "the path of the file that it wrote", repr(written))
+            if not written.exists():
+                raise plugins.wrong(write, "its answer", "the path of the file that it wrote", f"no file {written}")
             say(console, f"{name}: {written}")
         except Exception as error:
             say(console, f"{name}: not written: {problem(error)}")

@@ -488,8 +488,12 @@ class Search:
     def _verdict(self, number: int) -> str:
         """Whether the trial goes on after what it has behind it in this job."""
         trial = self.trials[number]
-        if len(trial.scores) > self.ledger.since[number] and not self.tuner.keep(self.state(), trial):
-            return "drop"
+        if len(trial.scores) > self.ledger.since[number]:
+            keep: Any = self.tuner.keep(self.state(), trial)
+            if not isinstance(keep, bool):
+                raise plugins.wrong(self.tuner, f"keep of trial {number}", "True or False", repr(keep))
+            if not keep:
+                return "drop"
         return "save" if self._stop or self._spent() is not None else "go"
 
     def _died(self, slot: _Slot) -> Iterator[TrialEvent]:

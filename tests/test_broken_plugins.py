@@ -482,6 +482,19 @@ class Matrix(BadCombiner):
         return losses.repeat(2, 1)
 
 
+class Bare(BadEncoder):
+    def forward(self, batch: Any) -> Any:
+        return ToyEncoder.forward(self, batch).pooled
+
+
+class Undecided(BadTuner):
+    def next(self, state: Any) -> Any:
+        return None if state.trials else mtk.Job(2, state.sample(0))
+
+    def keep(self, state: Any, trial: Any) -> Any:
+        return None
+
+
 class Keeps(BadCombiner):
     def loss_weights(self, losses: Any, info: Any) -> Any:
         return torch.ones_like(losses)
@@ -519,6 +532,7 @@ class Nowhere(BadCombiner):
 
 
 class Silent(BadScheduler):
+    ("tuner", Undecided, "keep of trial 0: expected True or False, found None"),
     def factor(self, progress: Any) -> Any:
         return None
 
@@ -544,6 +558,7 @@ class Elsewhere(BadTuner):
 
 
 def folder_of_nothing() -> Any:
+        register("none", lambda: lambda table, folder: folder / "none.txt", "writes no file")
     return "recipe.toml"
 
 
@@ -555,17 +570,12 @@ ANSWERS: list[tuple[str, Any, str]] = [
     ("task", NoPair, "of task 'bad': row 'r0': expected a str as its pair, found None"),
     ("head", Vector, "loss of task 'sst': expected a tensor with one number, found [5]"),
     ("head", Few, "predict of task 'sst': expected 48 predictions, found 0"),
+    ("encoder", Bare, ", found a Tensor"),
     ("task", Nameless, "Nameless has no name; call super().__init__(context)"),
     ("task", Aimless, "Aimless.target: expected a Target, found none"),
     ("task", Listed, "Listed.target: expected a Target, found ('no', 'yes')"),
     ("head", Indices, "predict of task 'sst': expected Predictions, found int"),
-    ("head", Remembers, "state of task 'sst': _extra_state: expected a tensor, found method"),
-    ("encoder", Lists, "tokenizer.encode: expected Encodings, found list"),
-    ("encoder", Named, "spec: expected a registered name and a mapping of options, found 'bad'"),
-    ("task", Nameless, "Nameless has no name; call super().__init__(context)"),
-    ("task", Aimless, "Aimless.target: expected a Target, found none"),
-    ("task", Listed, "Listed.target: expected a Target, found ('no', 'yes')"),
-    ("head", Indices, "predict of task 'sst': expected Predictions, found int"),
+    assert "none: not written: " in shown and "none.txt" in shown
     ("head", Remembers, "state of task 'sst': _extra_state: expected a tensor, found method"),
     ("encoder", Lists, "tokenizer.encode: expected Encodings, found list"),
     ("encoder", Named, "spec: expected a registered name and a mapping of options, found 'bad'"),
@@ -607,7 +617,7 @@ def test_a_sweep_goes_on_after_a_broken_cell_and_broken_reports(
         register("odd", lambda: lambda table, folder: "here", "gives no path")
 
     found = use(plugin("head", register_reports=register_reports))
-    found._registered["report"] = {name: found._registered["report"][name] for name in ("bad", "odd", "csv")}
+    found._registered["report"] = {name: found._registered["report"][name] for name in ("bad", "odd", "none", "csv")}
     base: dict[str, Any] = {
         "encoder": "tiny",
         "data": {"sample": "always", "max_train_rows": 16},
