@@ -10,7 +10,7 @@ import typer
 
 from mtk import plugins
 from mtk.cli.printing import print_table
-from mtk.errors import MTKError, PluginError, did_you_mean
+from mtk.errors import MTKError
 
 app = typer.Typer(no_args_is_help=True, help="What is installed, by name: every task, head, encoder ...; and new ones.")
 
@@ -48,10 +48,7 @@ def show_plugin(
     known = {(k, n): r for k in kinds for r in plugins.registered(k).values() for n in r.names}
     found = [r for (_, n), r in known.items() if n == name]
     if not found:
-        away = "".join(f"; plugin '{b.plugin}' is broken ({b.reason})" for b in plugins.broken())
-        raise PluginError(
-            f"unknown {kind or 'plugin'} '{name}'{did_you_mean(name.lower(), {n for _, n in known})}{away}"
-        )
+        raise plugins.unknown(kind or "plugin", name, {n for _, n in known})
     for place, registration in enumerate(found):
         if place:
             typer.echo()
