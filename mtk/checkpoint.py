@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from mtk import formats, plugins
 from mtk.errors import CheckpointError
 from mtk.faults import one_line
-from mtk.interfaces import Encoder
+from mtk.interfaces import Encoder, Head
 from mtk.model import MultitaskModel
 
 
@@ -122,11 +122,22 @@ def load_heads(folder: Path, model: MultitaskModel) -> None:
         if module is None:
             continue
         tensors, wanted = read_tensors(folder / f"{part}.safetensors"), module.state_dict()
-        wrong = sorted(k for k in wanted if k not in tensors or tensors[k].shape != wanted[k].shape)
-        if wrong:
-            shown = ", ".join(wrong[:5])
-            raise CheckpointError(f"{folder}: parameters of {part} are missing or have another shape: {shown}")
+        _refuse_misfits(folder, part, tensors, wanted)
         module.load_state_dict({k: tensors[k] for k in wanted})
+
+
+def check_head(folder: Path, task: str, head: Head) -> None:
+    """Raises CheckpointError that names what a task's head has in another shape than the checkpoint, or alone."""
+    tensors = read_tensors(folder / "heads.safetensors")
+    wanted = {f"{task}.{key}": value for key, value in head.state_dict().items()}
+    _refuse_misfits(folder, "heads", tensors, wanted)
+
+
+def _refuse_misfits(folder: Path, part: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
+    wrong = sorted(k for k in wanted if k not in tensors or tensors[k].shape != wanted[k].shape)
+    if wrong:
+        shown = ", ".join(wrong[:5])
+        raise CheckpointError(f"{folder}: parameters of {part} are missing or have another shape: {shown}")
 
 
 def load_matching(folder: Path, model: MultitaskModel) -> list[str]:

@@ -13,16 +13,16 @@ from pydantic import ValidationError
 
 from mtk import plugins
 from mtk.assembly import build_heads, build_projection, head_inputs, is_trained, loss_weight
-from mtk.checkpoint import load_encoder, load_heads, read_description
+from mtk.checkpoint import check_head, load_encoder, load_heads, read_description
 from mtk.config import RunConfig, TrainConfig
 from mtk.data import MicroBatch, TaskRows, evaluation_batches, fuse, tokenise
 from mtk.device import Hardware, choose
-from mtk.errors import CheckpointError, ConfigError, DataError, NoRowsError, PluginError, did_you_mean
+from mtk.errors import CheckpointError, ConfigError, DataError, MTKError, NoRowsError, PluginError, did_you_mean
 from mtk.evaluation import Scores, evaluate, predict, predict_together, same_tokens, score
 from mtk.interfaces import Encoder, Example, Head, Prediction, Source, Task, TaskContext
 from mtk.model import MultitaskModel
 from mtk.rows import Row, can_read, checked_rows, examples_of, found_in, numbered, to_example, wanted_by
-from mtk.run import RunFolder, carved, data_facts, file_difference, sha256, split_files, why_missing
+from mtk.run import RunFolder, carved, data_facts, file_difference, sha256, split_files, version_difference, why_missing
 
 
 @dataclass(frozen=True)
@@ -267,12 +267,17 @@ def load(
         )
     description = read_description(best)
     _check_shape(best, description)
+    if other := version_difference(facts):
+        warnings.warn(f"{folder.path}: the run {other}", stacklevel=2)
     left_out = _left_out(config, facts)
     tasks = _tasks(config, facts, None if data is None else Path(data), left_out)
-    _check_labels(best, description, tasks)
+    for name, task in tasks.items():
+        with _fault_noted(name, left_out, config, facts):
+            _check_labels(best, description, task)
+    tasks = {name: task for name, task in tasks.items() if name not in left_out}
     hardware = _hardware(facts.get("hardware") or {}, device, threads)
     encoder = _encoder(folder, config, facts)
-    heads = _heads(config, tasks, encoder.hidden_size, left_out)
+    heads = _heads(config, facts, best, tasks, encoder.hidden_size, left_out)
     if not heads:
         raise PluginError(f"{folder.path}: {next(iter(left_out.values()))}")
     for name, why in left_out.items():
@@ -298,24 +303,37 @@ def _encoder(folder: RunFolder, config: RunConfig, facts: Mapping[str, Any]) -> 
         raise PluginError(f"{folder.path}: {why_missing(facts, 'encoder', config.encoder.name) or error}") from error
 
 
-def _heads(config: RunConfig, tasks: Mapping[str, Task], hidden_size: int, left_out: dict[str, str]) -> dict[str, Head]:
-    """The tasks' heads; one that cannot be built goes into `left_out`."""
+def _heads(
+    config: RunConfig,
+    facts: Mapping[str, Any],
+    best: Path,
+    tasks: Mapping[str, Task],
+    hidden_size: int,
+    left_out: dict[str, str],
+) -> dict[str, Head]:
+    """The tasks' heads; one that cannot be built, or is another version's, goes into `left_out`."""
     heads: dict[str, Head] = {}
     for name, task in tasks.items():
-        with _fault_noted(name, left_out):
-            heads |= build_heads(config, {name: task}, head_inputs(config, hidden_size))
+        with _fault_noted(name, left_out, config, facts):
+            built = build_heads(config, {name: task}, head_inputs(config, hidden_size))
+            check_head(best, name, built[name])
+            heads |= built
     return heads
 
 
 @contextmanager
-def _fault_noted(name: str, left_out: dict[str, str]) -> Iterator[None]:
+def _fault_noted(name: str, left_out: dict[str, str], config: RunConfig, facts: Mapping[str, Any]) -> Iterator[None]:
+    """Leaves out a task whose plugin fails; one whose plugin is another version than the run's, on any MTKError."""
     try:
         yield
     except Exception as error:
-        fault = plugins.blamed(error)
+        choice = config.tasks[name]
+        own = {f"task {choice.name}", *([f"head {choice.head.name}"] if choice.head else [])}
+        other = version_difference(facts, own)
+        fault = error if other and isinstance(error, MTKError) else plugins.blamed(error)
         if fault is None:
             raise
-        left_out[name] = str(fault)
+        left_out[name] = f"{fault}; the run {other}" if other else str(fault)
 
 
 def _hardware(trained_on: Mapping[str, Any], device: str, threads: int | None) -> Hardware:
@@ -337,7 +355,7 @@ def _tasks(config: RunConfig, facts: Mapping[str, Any], data: Path | None, left_
         if name not in left_out:
             of_sample = data is None and facts.get("data", {}).get(name, {}).get("sample", False)
             context = TaskContext(name, place, "always" if of_sample else "never")
-            with _fault_noted(name, left_out):
+            with _fault_noted(name, left_out, config, facts):
                 tasks[name] = plugins.build("task", choice.name, context, **choice.options)
     return tasks
 
@@ -349,16 +367,15 @@ def _check_shape(best: Path, description: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{best / 'model.json'}: damaged, expected an encoder (name, options) and tasks")
 
 
-def _check_labels(best: Path, description: Mapping[str, Any], tasks: Mapping[str, Task]) -> None:
-    """Refuses a model whose labels are not those that the installed task plugin gives the same outputs."""
-    for name, task in tasks.items():
-        trained = description.get("tasks", {}).get(name, {}).get("labels")
-        now = getattr(task.target, "names", None)
-        if trained is not None and now is not None and list(trained) != list(now):
-            raise CheckpointError(
-                f"{best}: task '{name}' was trained on the labels {', '.join(trained)}, but the installed plugin has "
-                f"{', '.join(now)}; use the plugin version that trained it"
-            )
+def _check_labels(best: Path, description: Mapping[str, Any], task: Task) -> None:
+    """Refuses a task whose labels are not those that the installed task plugin gives the same outputs."""
+    trained = description.get("tasks", {}).get(task.name, {}).get("labels")
+    now = getattr(task.target, "names", None)
+    if trained is not None and now is not None and list(trained) != list(now):
+        raise CheckpointError(
+            f"{best}: task '{task.name}' was trained on the labels {', '.join(trained)}, but the installed plugin has "
+            f"{', '.join(now)}; use the plugin version that trained it"
+        )
 
 
 def _texts(row: Example) -> tuple[str, str, str | None]:

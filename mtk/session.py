@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,17 @@ from mtk.device import Hardware, available, choose
 from mtk.errors import CheckpointError, ConfigError, MTKError
 from mtk.faults import one_line
 from mtk.interfaces import Task
-from mtk.run import RunFolder, check_plugins, data_facts, file_difference, provenance, split_files, this_process
+from mtk.run import (
+    RunFolder,
+    check_plugins,
+    data_facts,
+    file_difference,
+    other_versions,
+    provenance,
+    split_files,
+    this_process,
+    version_difference,
+)
 from mtk.training import EpochDone, Event, Finished, StepDone, Training, position_of
 
 
@@ -178,6 +189,8 @@ def resume(path: Path, given: dict[str, Any] | None = None) -> Session:
     folder = RunFolder.open(path)
     facts = folder.facts
     check_plugins(path, facts)
+    if other := version_difference(facts):
+        warnings.warn(f"{path}: the run {other}", stacklevel=2)
     config = with_data_of(folder.config, given := dict(given or {}))
     refuse_others(config, given)
     state = load_training(folder.last) if folder.last.exists() else None
@@ -202,7 +215,8 @@ def resume(path: Path, given: dict[str, Any] | None = None) -> Session:
     session = Session(training, fresh, folder, config)
     session._seconds = float(facts.get("seconds", 0.0))
     folder.rewind(session.training.position)
-    folder.update(status="running", process=this_process())
+    versions = {"resumed_with": others} if (others := other_versions(facts)) else {}
+    folder.update(status="running", process=this_process(), **versions)
     return session
 
 
