@@ -416,62 +416,7 @@ class Listed(BadTask):
     target = ("no", "yes")  # type: ignore[assignment]
 
 
-class Indices(Vector):
-    loss = Few.loss
-
-    def predict(self, outputs: Any, targets: Any) -> Any:
-        return outputs.argmax(1).tolist()
-
-
-class Remembers(Indices):
-    predict = mtk.Head.predict
-
-    def get_extra_state(self) -> Any:
-        return self.fail
-
-    def set_extra_state(self, state: Any) -> None: ...
-
-
-class Lists(ToyEncoder):
-    def __init__(self) -> None:
-        super().__init__()
-        self.tokenizer.encode = lambda rows, max_length: [[1, 2] for _ in rows]  # type: ignore[method-assign]
-
-
-class Named(ToyEncoder):
-    def __init__(self) -> None:
-        super().__init__()
-        self.spec = "bad"  # type: ignore[assignment]
-
-
-class Nameless(BadTask):
-    def __init__(self, context: mtk.TaskContext) -> None: ...
-
-
-class Aimless(BadTask):
-    target = None  # type: ignore[assignment]
-
-
-class Listed(BadTask):
-    target = ("no", "yes")  # type: ignore[assignment]
-
-
 class Narrow(BadEncoder):
-class Nothing(BadMixer):
-    def rows(self, sizes: Any, epoch: int, epochs: int, generator: Any) -> Any:
-        return {}
-
-
-class One(BadMixer):
-    def rows(self, sizes: Any, epoch: int, epochs: int, generator: Any) -> Any:
-        return {"sst": sizes["sst"]}
-
-
-class Unknown(BadMixer):
-    def rows(self, sizes: Any, epoch: int, epochs: int, generator: Any) -> Any:
-        return {**sizes, "quora": 3}
-
-
     def forward(self, batch: Any) -> Any:
         found = ToyEncoder.forward(self, batch)
         return mtk.Features(found.pooled[:, :3], found.tokens, found.mask)
@@ -480,32 +425,6 @@ class Unknown(BadMixer):
 class Matrix(BadCombiner):
     def loss_weights(self, losses: Any, info: Any) -> Any:
         return losses.repeat(2, 1)
-
-
-class Bare(BadEncoder):
-    def forward(self, batch: Any) -> Any:
-        return ToyEncoder.forward(self, batch).pooled
-
-
-class Undecided(BadTuner):
-    def next(self, state: Any) -> Any:
-        return None if state.trials else mtk.Job(2, state.sample(0))
-
-    def keep(self, state: Any, trial: Any) -> Any:
-        return None
-
-
-class Keeps(BadCombiner):
-    def loss_weights(self, losses: Any, info: Any) -> Any:
-        return torch.ones_like(losses)
-
-    def state_dict(self) -> Any:
-        return {"kept": [torch.zeros(1), self.fail]}
-
-
-class Forgets(Keeps):
-    def state_dict(self) -> Any:
-        return None
 
 
 class Keeps(BadCombiner):
@@ -526,13 +445,9 @@ class Nowhere(BadCombiner):
 
     def combine(self, chunk: Any, info: Any) -> Any:
         return None
-    ("mixer", Nothing, "rows: expected rows of every task in some epoch of 1, found none of sst, sts"),
-    ("mixer", One, "rows: expected rows of every task in some epoch of 1, found none of sts"),
-    ("mixer", Unknown, "rows: expected counts of the tasks sst, sts alone, found quora"),
 
 
 class Silent(BadScheduler):
-    ("tuner", Undecided, "keep of trial 0: expected True or False, found None"),
     def factor(self, progress: Any) -> Any:
         return None
 
@@ -540,6 +455,21 @@ class Silent(BadScheduler):
 class Halves(BadMixer):
     def rows(self, sizes: Any, epoch: int, epochs: int, generator: Any) -> Any:
         return {name: size / 2 for name, size in sizes.items()}
+
+
+class Nothing(BadMixer):
+    def rows(self, sizes: Any, epoch: int, epochs: int, generator: Any) -> Any:
+        return {}
+
+
+class One(BadMixer):
+    def rows(self, sizes: Any, epoch: int, epochs: int, generator: Any) -> Any:
+        return {"sst": sizes["sst"]}
+
+
+class Unknown(BadMixer):
+    def rows(self, sizes: Any, epoch: int, epochs: int, generator: Any) -> Any:
+        return {**sizes, "quora": 3}
 
 
 class Texts(BadAugmentation):
@@ -552,13 +482,25 @@ class Relabels(BadAugmentation):
         return [*rows, replace(rows[0], label=99)]
 
 
+class Bare(BadEncoder):
+    def forward(self, batch: Any) -> Any:
+        return ToyEncoder.forward(self, batch).pooled
+
+
+class Undecided(BadTuner):
+    def next(self, state: Any) -> Any:
+        return None if state.trials else mtk.Job(2, state.sample(0))
+
+    def keep(self, state: Any, trial: Any) -> Any:
+        return None
+
+
 class Elsewhere(BadTuner):
     def next(self, state: Any) -> Any:
         return mtk.Job(1, trial=7)
 
 
 def folder_of_nothing() -> Any:
-        register("none", lambda: lambda table, folder: folder / "none.txt", "writes no file")
     return "recipe.toml"
 
 
@@ -570,26 +512,27 @@ ANSWERS: list[tuple[str, Any, str]] = [
     ("task", NoPair, "of task 'bad': row 'r0': expected a str as its pair, found None"),
     ("head", Vector, "loss of task 'sst': expected a tensor with one number, found [5]"),
     ("head", Few, "predict of task 'sst': expected 48 predictions, found 0"),
-    ("encoder", Bare, ", found a Tensor"),
     ("task", Nameless, "Nameless has no name; call super().__init__(context)"),
     ("task", Aimless, "Aimless.target: expected a Target, found none"),
     ("task", Listed, "Listed.target: expected a Target, found ('no', 'yes')"),
     ("head", Indices, "predict of task 'sst': expected Predictions, found int"),
-    assert "none: not written: " in shown and "none.txt" in shown
     ("head", Remembers, "state of task 'sst': _extra_state: expected a tensor, found method"),
     ("encoder", Lists, "tokenizer.encode: expected Encodings, found list"),
     ("encoder", Named, "spec: expected a registered name and a mapping of options, found 'bad'"),
+    ("encoder", Bare, ", found a Tensor"),
     ("encoder", Narrow, "forward: expected Features with pooled of shape"),
     ("combiner", Matrix, "expected weights of shape (2,), found (2, 2)"),
-    ("combiner", Keeps, "state_dict: expected a mapping of tensors, numbers, texts, lists and mappings, found method"),
-    ("combiner", Forgets, "numbers, texts, lists and mappings, found NoneType"),
     ("combiner", Keeps, "state_dict: expected a mapping of tensors, numbers, texts, lists and mappings, found method"),
     ("combiner", Forgets, "numbers, texts, lists and mappings, found NoneType"),
     ("combiner", Nowhere, ".combine: expected a chunk of shape"),
     ("scheduler", Silent, "factor after 0 of 2 steps: expected a number from 0 up, found None"),
     ("mixer", Halves, "rows: expected a whole number of rows for each task, found {'sst': 8.0, 'sts': 8.0}"),
+    ("mixer", Nothing, "rows: expected rows of every task in some epoch of 1, found none of sst, sts"),
+    ("mixer", One, "rows: expected rows of every task in some epoch of 1, found none of sts"),
+    ("mixer", Unknown, "rows: expected counts of the tasks sst, sts alone, found quora"),
     ("augmentation", Texts, "rows of task 'sst': expected Examples, found a str as row 1"),
     ("augmentation", Relabels, "expected a label as Classes.parse gives it, found 99"),
+    ("tuner", Undecided, "keep of trial 0: expected True or False, found None"),
     ("tuner", Elsewhere, "tuner 'bad': expected a job"),
     ("recipe", folder_of_nothing, "gave 'recipe.toml', which is no Path"),
 ]
@@ -615,6 +558,7 @@ def test_a_sweep_goes_on_after_a_broken_cell_and_broken_reports(
     def register_reports(register: mtk.Register) -> None:
         register("bad", BadReport, "raises")
         register("odd", lambda: lambda table, folder: "here", "gives no path")
+        register("none", lambda: lambda table, folder: folder / "none.txt", "writes no file")
 
     found = use(plugin("head", register_reports=register_reports))
     found._registered["report"] = {name: found._registered["report"][name] for name in ("bad", "odd", "none", "csv")}
@@ -631,6 +575,7 @@ def test_a_sweep_goes_on_after_a_broken_cell_and_broken_reports(
     shown = " ".join(capsys.readouterr().out.split())
     assert "bad: not written: report 'bad' of plugin 'bad' (mtk-bad 0.3) failed: RuntimeError" in shown
     assert "odd: not written: " in shown and "expected the path of the file that it wrote, found 'here'" in shown
+    assert "none: not written: " in shown and "none.txt" in shown
 
 
 @pytest.mark.parametrize("answer", [None, [], ["file"]])
