@@ -55,7 +55,7 @@ class WordTokenizer:
 class ToyEncoder(Encoder):
     """An embedding, one mixing layer and a mean."""
 
-    def __init__(self, hidden_size: int = 8, dropout: float = 0.0) -> None:
+    def __init__(self, *, hidden_size: int = 8, dropout: float = 0.0) -> None:
         super().__init__()
         self.tokenizer, self.hidden_size, self.max_length = WordTokenizer(), hidden_size, 64
         self.spec = ("toy", {})
