@@ -297,7 +297,7 @@ class Strange(Classes):
         (Ranking(), 1, True),
         (Strange(["no", "yes"]), 1, False),
     ],
-    ids=str,
+    ids=["ordinal", "multilabel", "multilabel-none", "number", "number-missing", "ranking", "strange"],
 )
 def test_every_label_of_a_whole_text_is_served(target: Target, label: object, paired: bool, small: Path) -> None:
     """Whatever the label is, the copies have it, and one text of a pair stays as it is."""
