@@ -126,9 +126,11 @@ def load_heads(folder: Path, model: MultitaskModel) -> None:
         module.load_state_dict({k: tensors[k] for k in wanted})
 
 
-def check_head(folder: Path, task: str, head: Head) -> None:
-    """Raises CheckpointError that names what a task's head has in another shape than the checkpoint, or alone."""
-    tensors = read_tensors(folder / "heads.safetensors")
+def check_head(folder: Path, tensors: Mapping[str, Tensor], task: str, head: Head) -> None:
+    """Raises CheckpointError that names what a task's head has in another shape than the checkpoint's heads, or alone.
+
+    tensors: of the folder's heads.safetensors.
+    """
     wanted = {f"{task}.{key}": value for key, value in head.state_dict().items()}
     _refuse_misfits(folder, "heads", tensors, wanted)
 

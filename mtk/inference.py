@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from mtk import plugins
 from mtk.assembly import build_heads, build_projection, head_inputs, is_trained, loss_weight
-from mtk.checkpoint import check_head, load_encoder, load_heads, read_description
+from mtk.checkpoint import check_head, load_encoder, load_heads, read_description, read_tensors
 from mtk.config import RunConfig, TrainConfig
 from mtk.data import MicroBatch, TaskRows, evaluation_batches, fuse, tokenise
 from mtk.device import Hardware, choose
@@ -313,10 +313,11 @@ def _heads(
 ) -> dict[str, Head]:
     """The tasks' heads; one that cannot be built, or is another version's, goes into `left_out`."""
     heads: dict[str, Head] = {}
+    saved = read_tensors(best / "heads.safetensors")
     for name, task in tasks.items():
         with _fault_noted(name, left_out, config, facts):
             built = build_heads(config, {name: task}, head_inputs(config, hidden_size))
-            check_head(best, name, built[name])
+            check_head(best, saved, name, built[name])
             heads |= built
     return heads
 
