@@ -100,6 +100,13 @@ class Position:
     loss_sums: dict[str, list[float]] = field(default_factory=dict)  # task -> [sum of step losses, steps]
 
 
+def exceeds(score: float, before: float | None, gain: float = 0.0) -> bool:
+    """Whether a score is above an earlier one by more than `gain`. Any is above none, and any number above NaN."""
+    if before is None or math.isnan(before):
+        return before is None or not math.isnan(score)
+    return score > before + gain
+
+
 class Training:
     """A run's parts, its optimizer and its position. `run()` goes on from the position to the end."""
 
@@ -319,11 +326,10 @@ class Training:
         at, parts = self.position, self.parts
         scores = evaluate(parts.model, parts.tasks, parts.dev, parts.hardware)
         selected = scores.pick(self.config.train.select_on)
-        is_best = at.best is None or selected > at.best or at.best != at.best  # anything is better than NaN
+        is_best = exceeds(selected, at.best)
         if is_best:
             at.best, at.best_epoch = selected, at.epoch
-        before, gain = at.gained, self.config.train.min_gain
-        if before is None or selected > before + gain or before != before:
+        if exceeds(selected, at.gained, self.config.train.min_gain):
             at.gained, at.bad_epochs = selected, 0
         elif not self.resting:  # or a run could end before its encoder ever trained
             at.bad_epochs += 1

@@ -282,6 +282,12 @@ def test_a_score_that_is_no_number_is_worse_than_any():
     assert [e.is_best for e in done] == [True, True, False, True]
 
 
+def test_scores_that_are_no_numbers_are_no_better_than_each_other_and_end_the_run():
+    tasks = {"a": {"kind": "scripted", "script": [math.nan] * 5}}
+    _, done, finished = ends(config(tasks, train={"epochs": 5, "select_on": "a.scripted", "patience": 2}))
+    assert [e.is_best for e in done] == [True, False, False] and finished.reason == "patience"
+
+
 @pytest.mark.parametrize(
     ("script", "gain", "patience", "best", "reason"),
     [
