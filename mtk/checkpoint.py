@@ -84,6 +84,8 @@ def save_model(folder: Path, model: MultitaskModel, extra: Mapping[str, Any]) ->
     _check_state(model)
     (folder / "encoder").mkdir()
     model.encoder.save(folder / "encoder")
+    if not any((folder / "encoder").iterdir()):
+        raise plugins.wrong(model.encoder, "save", "files in the folder that it was given", "none")
     for part, module in (("heads", model.heads), ("projection", model.projection)):
         if module is not None:
             state = {k: v.detach().cpu().clone().contiguous() for k, v in module.state_dict().items()}  # ties: copies
@@ -122,24 +124,26 @@ def load_heads(folder: Path, model: MultitaskModel) -> None:
         if module is None:
             continue
         tensors, wanted = read_tensors(folder / f"{part}.safetensors"), module.state_dict()
-        _refuse_misfits(folder, part, tensors, wanted)
+        if wrong := _misfits(tensors, wanted):
+            raise CheckpointError(f"{folder}: parameters of {part} are missing or have another shape: {wrong}")
         module.load_state_dict({k: tensors[k] for k in wanted})
 
 
-def check_head(folder: Path, tensors: Mapping[str, Tensor], task: str, head: Head) -> None:
+def check_head(tensors: Mapping[str, Tensor], task: str, head: Head) -> None:
     """Raises CheckpointError that names what a task's head has in another shape than the checkpoint's heads, or alone.
 
-    tensors: of the folder's heads.safetensors.
+    tensors: of the checkpoint's heads.safetensors.
     """
-    wanted = {f"{task}.{key}": value for key, value in head.state_dict().items()}
-    _refuse_misfits(folder, "heads", tensors, wanted)
+    if wrong := _misfits(tensors, {f"{task}.{key}": value for key, value in head.state_dict().items()}):
+        raise CheckpointError(
+            f"the head of task '{task}' is not the one that was trained: missing from the checkpoint, or of another "
+            f"shape there: {wrong}; use the plugin version that trained it"
+        )
 
 
-def _refuse_misfits(folder: Path, part: str, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    wrong = sorted(k for k in wanted if k not in tensors or tensors[k].shape != wanted[k].shape)
-    if wrong:
-        shown = ", ".join(wrong[:5])
-        raise CheckpointError(f"{folder}: parameters of {part} are missing or have another shape: {shown}")
+def _misfits(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """The first names that are missing or have another shape."""
+    return ", ".join(sorted(k for k in wanted if k not in tensors or tensors[k].shape != wanted[k].shape)[:5])
 
 
 def load_matching(folder: Path, model: MultitaskModel) -> list[str]:

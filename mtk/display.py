@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -15,12 +15,11 @@ from rich.table import Table
 
 from mtk.assembly import head_inputs
 from mtk.config import OptimConfig
-from mtk.datacheck import Leak
 from mtk.evaluation import Scores
 from mtk.notices import REAL_DATA, SAMPLE, silence
 from mtk.run import RunFolder
 from mtk.scoretable import Difference, ScoreRow, ScoreTable
-from mtk.session import Session
+from mtk.session import Session, leak_facts
 from mtk.training import EpochDone, Event, Finished, StepDone
 
 PLAIN_EVERY = 20.0  # seconds between progress lines where there is no terminal
@@ -77,6 +76,8 @@ class Display:
             self._close()
             self._epoch_seconds = event.seconds
             say(self.console, epoch_line(event, self.session.parts.config.train.epochs))
+            if undefined := undefined_line(event.scores):
+                say(self.console, undefined)
             self._recent.clear()
             self._said = time.monotonic()
         elif isinstance(event, Finished):
@@ -196,8 +197,8 @@ def show_plan(session: Session, console: Console) -> None:
         say(console, f"data of {name}: {task.source.origin}")
         for note in task.notes:
             say(console, f"  {note}")
-    if parts.leaks:
-        say(console, leak_warning(parts.leaks))
+    if leaks := leak_facts(parts):
+        say(console, leak_warning(leaks))
     if session.fresh:
         say(console, f"not from that run, starts fresh: {', '.join(session.fresh)}")
     if any(task.source.sample for task in parts.tasks.values()):
@@ -209,10 +210,16 @@ def show_plan(session: Session, console: Console) -> None:
         say(console, f"run folder: {session.folder.path}")
 
 
-def leak_warning(leaks: Sequence[Leak]) -> str:
-    """Which tasks' dev scores flatter, the worst first, since another task trains on their texts; what to do."""
-    worst = sorted(leaks, key=lambda leak: -len(leak.ids) / leak.rows)
-    some = [f"{len(one.ids):,} of the {one.rows:,} {one.task} dev rows ({one.other_task})" for one in worst[:3]]
+def leak_warning(leaks: Sequence[Mapping[str, Any]]) -> str:
+    """Which tasks' dev scores flatter, the worst first, since another task trains on their texts; what to do.
+
+    leaks: as run.json holds them.
+    """
+    worst = sorted(leaks, key=lambda leak: -leak["leaked"] / leak["dev_rows"])
+    some = [
+        f"{one['leaked']:,} of the {one['dev_rows']:,} {one['task']} dev rows ({one['trained_by']})"
+        for one in worst[:3]
+    ]
     more = f", and so in {count(len(leaks) - 3, 'more pair')} of tasks" if len(leaks) > 3 else ""
     return (
         f"warning: another task trains on {', '.join(some)}{more}: scores on these flatter; give tasks on the same "
@@ -304,6 +311,15 @@ def epoch_line(event: EpochDone, epochs: int) -> str:
     return (
         f"epoch {event.epoch + 1}/{epochs} done in {duration(event.seconds)} | train loss {losses}{trained} | dev "
         f"{_main(event.scores)} | aggregate {event.scores.aggregate:.4f}{best}"
+    )
+
+
+def undefined_line(scores: Scores) -> str:
+    """What to make of a main metric that is no number; "" where all are."""
+    found = ", ".join(f"{metric} of task '{name}'" for name, metric in scores.undefined.items())
+    return found and (
+        f"warning: no number: dev {found}, and so no aggregate; a correlation has none where all predictions, or all "
+        "labels, are equal; look at its labels and head, or choose the best epoch by another: --select-on TASK.METRIC"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -35,6 +36,11 @@ class Scores:
             return self.aggregate
         name, _, metric = select_on.partition(".")
         return self.tasks[name][metric or self.primary[name]]
+
+    @property
+    def undefined(self) -> dict[str, str]:
+        """The primary metrics that are no finite number, by task: a correlation where all predictions are equal."""
+        return {name: metric for name, metric in self.primary.items() if not math.isfinite(self.tasks[name][metric])}
 
     def to_dict(self) -> dict[str, Any]:
         return {"aggregate": self.aggregate, "tasks": self.tasks, "primary": self.primary}

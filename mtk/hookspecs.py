@@ -99,7 +99,7 @@ def register_exporters(register: Register) -> None:
 
 @hookspec
 def register_recipes(register: Register) -> None:
-    """Recipes, named OWNER/NAME; functions built with () that give the Path of a TOML file (see mtk.recipes)."""
+    """Recipes, named NAME or GROUP/NAME; functions built with () that give a TOML file's Path (see mtk.recipes)."""
 
 
 @hookspec

@@ -247,8 +247,9 @@ def load(
 ) -> TrainedModel:
     """The best model of a run folder. Raises CheckpointError for a damaged, foreign or unfinished one.
 
-    A task whose own plugin or head's is missing or broken is in `left_out`, and a warning says which package to
-    install; PluginError where that is all of them, or the encoder. Nothing but installed plugins is imported.
+    A task whose own plugin or head's is missing or broken, or does not fit what was trained, is in `left_out`, and a
+    warning says which package to install; PluginError (CheckpointError) where that is all of them, or the encoder.
+    Nothing but installed plugins is imported.
     device: auto, cpu, cuda or mps. threads: of the CPU; default torch's own.
     data: a folder to take rows from instead of the run's own.
     """
@@ -273,27 +274,29 @@ def load(
     tasks = _tasks(config, facts, None if data is None else Path(data), left_out)
     for name, task in tasks.items():
         with _fault_noted(name, left_out, config, facts):
-            _check_labels(best, description, task)
+            _check_labels(description, task)
     tasks = {name: task for name, task in tasks.items() if name not in left_out}
     hardware = _hardware(facts.get("hardware") or {}, device, threads)
     encoder = _encoder(folder, config, facts)
     heads = _heads(config, facts, best, tasks, encoder.hidden_size, left_out)
     if not heads:
-        raise PluginError(f"{folder.path}: {next(iter(left_out.values()))}")
+        first = next(iter(left_out.values()))
+        raise type(first)(f"{folder.path}: {first}")
     for name, why in left_out.items():
         warnings.warn(f"{folder.path}: task '{name}' is left out: {why}", stacklevel=2)
     model = MultitaskModel(encoder, heads, build_projection(config, encoder.hidden_size))
     load_heads(best, model)
     tasks = {name: tasks[name] for name in heads}
     model = model.to(hardware.torch_device).eval()
-    return TrainedModel(config, tasks, model, hardware, left_out, facts.get("data"))
+    reasons = {name: str(why) for name, why in left_out.items()}
+    return TrainedModel(config, tasks, model, hardware, reasons, facts.get("data"))
 
 
-def _left_out(config: RunConfig, facts: Mapping[str, Any]) -> dict[str, str]:
+def _left_out(config: RunConfig, facts: Mapping[str, Any]) -> dict[str, MTKError]:
     """The tasks whose own plugin or head's is not here, and which package has it."""
     chosen = {n: [("task", c.name), *([("head", c.head.name)] if c.head else [])] for n, c in config.tasks.items()}
     missing = {name: [why_missing(facts, *one) for one in used] for name, used in chosen.items()}
-    return {name: next(filter(None, why)) for name, why in missing.items() if any(why)}
+    return {name: PluginError(next(filter(None, why))) for name, why in missing.items() if any(why)}
 
 
 def _encoder(folder: RunFolder, config: RunConfig, facts: Mapping[str, Any]) -> Encoder:
@@ -309,7 +312,7 @@ def _heads(
     best: Path,
     tasks: Mapping[str, Task],
     hidden_size: int,
-    left_out: dict[str, str],
+    left_out: dict[str, MTKError],
 ) -> dict[str, Head]:
     """The tasks' heads; one that cannot be built, or is another version's, goes into `left_out`."""
     heads: dict[str, Head] = {}
@@ -317,24 +320,28 @@ def _heads(
     for name, task in tasks.items():
         with _fault_noted(name, left_out, config, facts):
             built = build_heads(config, {name: task}, head_inputs(config, hidden_size))
-            check_head(best, saved, name, built[name])
+            check_head(saved, name, built[name])
             heads |= built
     return heads
 
 
 @contextmanager
-def _fault_noted(name: str, left_out: dict[str, str], config: RunConfig, facts: Mapping[str, Any]) -> Iterator[None]:
-    """Leaves out a task whose plugin fails; one whose plugin is another version than the run's, on any MTKError."""
+def _fault_noted(
+    name: str, left_out: dict[str, MTKError], config: RunConfig, facts: Mapping[str, Any]
+) -> Iterator[None]:
+    """Leaves out a task whose plugin fails, or does not fit the checkpoint (CheckpointError); one whose plugin is
+    another version than the run's, on any MTKError."""
     try:
         yield
     except Exception as error:
         choice = config.tasks[name]
         own = {f"task {choice.name}", *([f"head {choice.head.name}"] if choice.head else [])}
         other = version_difference(facts, own)
-        fault = error if other and isinstance(error, MTKError) else plugins.blamed(error)
-        if fault is None:
+        noted = isinstance(error, MTKError if other else CheckpointError)
+        fault = error if noted else plugins.blamed(error)
+        if not isinstance(fault, MTKError):
             raise
-        left_out[name] = f"{fault}; the run {other}" if other else str(fault)
+        left_out[name] = type(fault)(f"{fault}; the run {other}") if other else fault
 
 
 def _hardware(trained_on: Mapping[str, Any], device: str, threads: int | None) -> Hardware:
@@ -348,7 +355,9 @@ def _hardware(trained_on: Mapping[str, Any], device: str, threads: int | None) -
     return Hardware(found.device, trained_on.get("precision", "fp32") if same else "fp32", found.threads, found.matmul)
 
 
-def _tasks(config: RunConfig, facts: Mapping[str, Any], data: Path | None, left_out: dict[str, str]) -> dict[str, Task]:
+def _tasks(
+    config: RunConfig, facts: Mapping[str, Any], data: Path | None, left_out: dict[str, MTKError]
+) -> dict[str, Task]:
     """The tasks that are not in `left_out`; one that cannot be built goes there."""
     place = data or (Path(config.data.folder) if config.data.folder else None)
     tasks: dict[str, Task] = {}
@@ -368,13 +377,13 @@ def _check_shape(best: Path, description: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{best / 'model.json'}: damaged, expected an encoder (name, options) and tasks")
 
 
-def _check_labels(best: Path, description: Mapping[str, Any], task: Task) -> None:
+def _check_labels(description: Mapping[str, Any], task: Task) -> None:
     """Refuses a task whose labels are not those that the installed task plugin gives the same outputs."""
     trained = description.get("tasks", {}).get(task.name, {}).get("labels")
     now = getattr(task.target, "names", None)
     if trained is not None and now is not None and list(trained) != list(now):
         raise CheckpointError(
-            f"{best}: task '{task.name}' was trained on the labels {', '.join(trained)}, but the installed plugin has "
+            f"task '{task.name}' was trained on the labels {', '.join(trained)}, but the installed plugin has "
             f"{', '.join(now)}; use the plugin version that trained it"
         )
 

@@ -64,7 +64,14 @@ class MultitaskModel(nn.Module):
                 size = (part.stop - part.start) // part.copies
                 blocks = [features.rows(part.start + i * size, part.start + (i + 1) * size) for i in range(part.copies)]
                 outputs[name] = self.heads[name](*blocks)
+                self._check_outputs(name, outputs[name], size, batch.tokens.ids.shape[1])
         return outputs
+
+    def _check_outputs(self, task: str, outputs: Any, rows: int, length: int) -> None:
+        """Raises PluginError for a head whose outputs its target cannot read."""
+        expected, found = outputs_of(self.head(task), rows, length), _shape(outputs)
+        if expected is not None and found != expected:
+            raise plugins.wrong(self.head(task), f"forward of task '{task}'", f"outputs of shape {expected}", found)
 
     def losses(self, batch: MicroBatch, outputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Losses *summed* over each task's labelled items. Raises PluginError where a head gives something else."""
@@ -100,6 +107,16 @@ class MultitaskModel(nn.Module):
         """How many parameters are shared, and how many each head has."""
         own = {name: sum(p.numel() for p in head.parameters()) for name, head in self.heads.items()}
         return sum(p.numel() for p in self.parameters()) - sum(own.values()), own
+
+
+def outputs_of(head: Head, rows: int, length: int) -> list[int] | None:
+    """The shape of a head's outputs for B rows of L tokens, [B, C] or [B, L, C]; None where the head or a target of
+    somebody's reads them in its own way, or they are vectors of texts."""
+    target = type(head.target)
+    readers = (type(head).loss, type(head).predict, target.loss, target.predict)
+    if target.level == "text" or any(reader.__module__.partition(".")[0] != "mtk" for reader in readers):
+        return None
+    return [rows, *([length] if target.level == "token" else []), head.target.size]
 
 
 def _shape(value: Any) -> list[int] | str:

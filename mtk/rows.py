@@ -21,8 +21,15 @@ def numbered(rows: Iterable[Row]) -> list[tuple[int, Row]]:
 
 
 def examples_of(task: Task, split: str) -> Sequence[Example]:
-    """A split's rows. Raises DataError, and PluginError where they are no Examples."""
-    return checked_rows(task.examples(split), task, task, f"the {split} rows of task '{task.name}'")
+    """A split's rows. Raises DataError, and PluginError where they are no Examples, or two have one id."""
+    what = f"the {split} rows of task '{task.name}'"
+    rows = checked_rows(task.examples(split), task, task, what)
+    seen: set[str] = set()
+    for row in rows:
+        if row.id in seen:
+            raise plugins.wrong(task, what, "an id of its own for each row", f"'{row.id}' twice")
+        seen.add(row.id)
+    return rows
 
 
 def checked_rows(rows: Any, task: Task, maker: object, what: str) -> Sequence[Example]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 
 from mtk import plugins
-from mtk.errors import ConfigError
+from mtk.errors import ConfigError, PluginError, did_you_mean
 from mtk.hookspecs import API_VERSION
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -28,6 +28,7 @@ _SUMMARIES = {
     "exporter": "the dev rows' predictions as JSON lines",
     "report": "mean scores as a text file",
     "recipe": "two tasks of the sample and PCGrad",
+    "command": "Print the scores of finished runs as JSON lines.",
 }
 _SEARCH = " --space 'optim.lr=loguniform(1e-5,1e-3)' --trials 2 --epochs 1"
 _USES = {
@@ -41,9 +42,12 @@ _USES = {
     "tuner": "mtk tune --task sst --sample --tuner $name" + _SEARCH,
     "executor": "mtk tune --task sst --sample --executor $name" + _SEARCH,
     "exporter": "mtk predict RUN --export $name --out FOLDER",
-    "report": "mtk sweep MATRIX.toml --sample --out runs/table  # every installed report is written after it",
+    "report": "mtk compare-single --task sst --task sts --sample --out runs/table  # a $name.txt is written there",
     "recipe": "mtk train --recipe $name --sample",
+    "command": "mtk $name RUN",
 }
+KINDS = tuple(_SUMMARIES)
+_FUNCTIONS = ("recipe", "command")  # kinds whose plugins are no classes
 _FILES = {  # beside the module: template -> file
     "task": {"task-train.tsv": "data/$name-train.tsv", "task-dev.tsv": "data/$name-dev.tsv"},
     "recipe": {"recipe.toml": "recipe.toml"},
@@ -56,7 +60,11 @@ def write_package(package: str, kind: str, folder: Path) -> list[Path]:
     Raises ConfigError for a name that no package or plugin can have, or that is taken, and for a folder with files in
     it; PluginError for an unknown kind. Nothing is left behind then.
     """
-    taken = {alias for registration in plugins.registered(kind).values() for alias in registration.names}
+    if kind not in KINDS:
+        raise PluginError(f"unknown plugin kind '{kind}'{did_you_mean(kind, KINDS)}")
+    known = {} if kind == "command" else plugins.registered(kind)
+    taken = {alias for registration in known.values() for alias in registration.names}
+    taken |= {c.path for c in plugins.commands() if kind == "command"}
     if not _PACKAGE.fullmatch(package):
         raise ConfigError(
             f"expected a package name mtk-NAME of lower-case letters, digits and -, such as mtk-cola, found '{package}'"
@@ -75,7 +83,7 @@ def write_package(package: str, kind: str, folder: Path) -> list[Path]:
         "name": name,
         "module": module,
         "kind": kind,
-        "cls": "recipe" if kind == "recipe" else "".join(word.capitalize() for word in name.split("-")),
+        "cls": kind if kind in _FUNCTIONS else "".join(word.capitalize() for word in name.split("-")),
         "summary": _SUMMARIES[kind],
         "use": Template(_USES[kind]).substitute(name=name),
         "api": str(API_VERSION),
@@ -83,7 +91,7 @@ def write_package(package: str, kind: str, folder: Path) -> list[Path]:
     files = {
         "pyproject.toml": "pyproject.toml",
         "README.md": "README.md",
-        "init.py": "$module/__init__.py",
+        "command-init.py" if kind == "command" else "init.py": "$module/__init__.py",
         f"{kind}.py": "$module/$kind.py",
         **{template: f"$module/{file}" for template, file in _FILES.get(kind, {}).items()},
         "test.py": "tests/test_$module.py",

@@ -357,6 +357,11 @@ class Search:
             return "the tuner has no more trials"
         if not isinstance(job, Job):
             raise plugins.wrong(self.tuner, "next", "a Job or None", repr(job))
+        if job.parameters is not None and (
+            not isinstance(job.parameters, Mapping) or not set(job.parameters) <= set(self.plan.space)
+        ):
+            expected = f"a Job with values for {' and '.join(self.plan.space)}"
+            raise plugins.wrong(self.tuner, "next", expected, f"parameters={job.parameters!r}")
         if job.trial is None and job.source is None and job.parameters is not None and job.epochs > 0:
             return job if begun < self.plan.trials else f"{begun} trials have begun (--trials {self.plan.trials})"
         if job.trial is not None and 0 <= job.trial < begun and self._can_go_on(job, self.trials[job.trial]):

@@ -13,11 +13,12 @@ from rich.live import Live
 from rich.table import Table
 
 from mtk.api import signals
-from mtk.display import count, duration, make_console, say, show_table
+from mtk.display import count, duration, leak_warning, make_console, say, show_table
 from mtk.findings import scheduled, with_epochs
 from mtk.interfaces import TrialRecord
 from mtk.notices import is_broken_pipe, silence
 from mtk.reports import write_reports
+from mtk.run import RunFolder
 from mtk.search import Search, TrialEvent
 from mtk.searchfolder import go_on
 from mtk.sweep import Cell, Sweep
@@ -172,6 +173,8 @@ def show_end(search: Search, console: Console) -> None:
         say(console, f"  {key} = {_value(value)}")
     again = shlex.join(["mtk", "train", "--config", str(search.folder / "best.toml")])
     say(console, f"its settings: {again} | its model: {search.folder / 'best'}")
+    if leaks := RunFolder(search.folder / "best").facts.get("leaks"):
+        say(console, leak_warning(leaks))
     if len(best.stages) > 1:
         replay = shlex.join(["mtk", "train", "--config", str(search.folder / "best_schedule.toml")])
         say(console, f"its settings changed on the way ({_chain(best)}); the whole way: {replay}")

@@ -172,13 +172,18 @@ def _new_folder(out: Path, parts: Parts, command: str, **facts: Any) -> RunFolde
         process=this_process(),
         hardware=parts.hardware.to_dict(),
         select_on=config.train.select_on,
-        leaks=[
-            {"task": one.task, "dev_rows": one.rows, "leaked": len(one.ids), "trained_by": one.other_task}
-            for one in parts.leaks
-        ],
+        leaks=leak_facts(parts),
         **facts,
         **provenance(config, parts.tasks),
     )
+
+
+def leak_facts(parts: Parts) -> list[dict[str, Any]]:
+    """How many of which task's dev rows another task trains on, as run.json holds it."""
+    return [
+        {"task": one.task, "dev_rows": one.rows, "leaked": len(one.ids), "trained_by": one.other_task}
+        for one in parts.leaks
+    ]
 
 
 def resume(path: Path, given: dict[str, Any] | None = None) -> Session:

@@ -79,7 +79,8 @@ def check_bad_rows(bad: Iterable[BadRow], tolerated: int, skip: str = "") -> Non
     if len(rows) <= tolerated:
         return
     others = ", ".join(str(row.line) for row in rows[1:9]) + (", ..." if len(rows) > 9 else "")
-    more = f" ({len(rows)} bad rows in this file; also in lines {others})" if len(rows) > 1 else ""
+    lines = "line" if len(rows) == 2 else "lines"
+    more = f" ({len(rows)} bad rows in this file; also in {lines} {others})" if len(rows) > 1 else ""
     way = f", or {skip.replace('{count}', str(len(rows)))}" if skip else ""
     raise DataError(f"{rows[0]}{more}; mend the file{way}")
 

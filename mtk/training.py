@@ -287,7 +287,7 @@ class Training:
         raise MTKError(
             f"the {error.what} {whose} is not finite at step {self.position.done + 1} (epoch "
             f"{self.position.epoch + 1}); try a lower --lr (now {self.config.optim.lr:g}) or --precision fp32 (now "
-            f"{self.parts.hardware.precision}), look at the labels, or go on without: --nonfinite skip"
+            f"{self.parts.hardware.precision}), look at the labels and the head, or go on without: --nonfinite skip"
         )
 
     def _draws(self) -> dict[str, Any]:

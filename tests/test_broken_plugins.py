@@ -356,6 +356,31 @@ class NoPair(Rows):
     row = mtk.Example("r0", "a text", None, 1)
 
 
+class Twice(Rows):
+    row = mtk.Example("r0", "another text", None, 0)
+
+
+class Wide(mtk.Head):
+    """One output too many, which no loss would notice."""
+
+    def __init__(self, hidden_size: int, target: Any) -> None:
+        super().__init__(hidden_size, target)
+        self.out = torch.nn.Linear(hidden_size, target.size + 1)
+
+    def forward(self, *features: Any) -> Any:
+        return self.out(features[0].pooled)
+
+
+class Flat(Wide):
+    def forward(self, *features: Any) -> Any:
+        return super().forward(*features).sum(-1)
+
+
+class Pair(Wide):
+    def forward(self, *features: Any) -> Any:
+        return features[0].pooled, features[0].pooled
+
+
 class Vector(BadHead):
     def __init__(self, hidden_size: int, target: Any) -> None:
         super().__init__(hidden_size, target)
@@ -487,6 +512,20 @@ class Bare(BadEncoder):
         return ToyEncoder.forward(self, batch).pooled
 
 
+class Unsaved(ToyEncoder):
+    def save(self, folder: Path) -> None: ...
+
+
+class Misspelt(BadTuner):
+    def next(self, state: Any) -> Any:
+        return mtk.Job(1, {"optim.lrr": 0.1})
+
+
+class Bagless(BadTuner):
+    def next(self, state: Any) -> Any:
+        return mtk.Job(1, [0.1])  # type: ignore[arg-type]
+
+
 class Undecided(BadTuner):
     def next(self, state: Any) -> Any:
         return None if state.trials else mtk.Job(2, state.sample(0))
@@ -510,6 +549,11 @@ ANSWERS: list[tuple[str, Any, str]] = [
     ("task", OutOfRange, "of task 'bad': row 'r1': expected a label as Classes.parse gives it, found 7"),
     ("task", NoText, "of task 'bad': row 'r1': expected a str as its text, found None"),
     ("task", NoPair, "of task 'bad': row 'r0': expected a str as its pair, found None"),
+    ("task", Twice, "of task 'bad': expected an id of its own for each row, found 'r0' twice"),
+    ("head", Wide, "forward of task 'sst': expected outputs of shape [2, 5], found [2, 6]"),
+    ("head", Flat, "forward of task 'sst': expected outputs of shape [2, 5], found [2]"),
+    ("head", Pair, "forward of task 'sst': expected outputs of shape [2, 5], found tuple"),
+    ("encoder", Unsaved, "save: expected files in the folder that it was given, found none"),
     ("head", Vector, "loss of task 'sst': expected a tensor with one number, found [5]"),
     ("head", Few, "predict of task 'sst': expected 48 predictions, found 0"),
     ("task", Nameless, "Nameless has no name; call super().__init__(context)"),
@@ -533,6 +577,8 @@ ANSWERS: list[tuple[str, Any, str]] = [
     ("augmentation", Texts, "rows of task 'sst': expected Examples, found a str as row 1"),
     ("augmentation", Relabels, "expected a label as Classes.parse gives it, found 99"),
     ("tuner", Undecided, "keep of trial 0: expected True or False, found None"),
+    ("tuner", Misspelt, "next: expected a Job with values for optim.lr, found parameters={'optim.lrr': 0.1}"),
+    ("tuner", Bagless, "next: expected a Job with values for optim.lr, found parameters=[0.1]"),
     ("tuner", Elsewhere, "tuner 'bad': expected a job"),
     ("recipe", folder_of_nothing, "gave 'recipe.toml', which is no Path"),
 ]
@@ -608,3 +654,24 @@ def test_a_broken_task_of_a_run_is_left_out(use: Callable[[Any], Plugins], tmp_p
     with pytest.warns(UserWarning, match="task 'bad' is left out: .* failed: RuntimeError: out of luck"):
         model = mtk.load(tmp_path / "r", device="cpu", threads=1)
     assert list(model.tasks) == ["sst"] and len(model.predict("sst", ["a film"])) == 1
+
+
+class Undefined(BadTask):
+    def examples(self, split: str) -> Any:
+        return [mtk.Example(str(i), "a text", None, i % 2) for i in range(4)]
+
+    def metrics(self, predictions: Any, labels: Any) -> dict[str, float]:
+        return {"accuracy": float("nan")}
+
+
+def test_a_score_that_is_no_number_is_named(
+    use: Callable[[Any], Plugins], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use(plugin("task", Undefined))
+    tasks = ["--task", "sst", "--task", "bad", "--sample"]
+    assert run(["train", *tasks, *SMALL_OPTIONS, "--out", str(tmp_path / "r")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "warning: no number: dev accuracy of task 'bad', and so no aggregate" in shown
+    assert run(["train", *tasks, *SMALL_OPTIONS, "--select-on", "sst", "--out", str(tmp_path / "s")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "warning: no number: dev accuracy of task 'bad'" in shown and "best epoch 1" in shown

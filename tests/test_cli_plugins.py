@@ -38,6 +38,16 @@ def run(*arguments: str) -> str:
     return result.output
 
 
+def test_show_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plugins", "show", "task", "init"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("command task init: Write a task file") and "mtk task init --help" in shown
+    assert "plugin 'files'" in shown
+    assert run(["plugins", "show", "tsk", "init"]) == 2
+    assert "unknown plugin 'tsk init'; did you mean 'task init'?" in capsys.readouterr().err
+    assert run(["plugins", "show", "task init", "--kind", "head"]) == 2
+
+
 def test_list_is_plain_and_uncropped() -> None:
     lines = run("list").splitlines()
     assert [line.split()[:2] for line in lines] == [

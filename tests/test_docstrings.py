@@ -54,7 +54,7 @@ def test_show_says_what_each_option_means(monkeypatch: pytest.MonkeyPatch, capsy
         "power": "Whole, at least 1.",
         "odd": "",
     }
-    show_plugin("silent", None)
+    show_plugin(["silent"], None)
     rows = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
     assert [row[-1].strip() for row in rows if row[0] in ("scale", "power")] == [
         "Of every weight.",

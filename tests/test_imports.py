@@ -37,8 +37,8 @@ LAYERS = (
     ("matrix", "worker", "ledger", "findings", "searchfolder", "search"),
     ("searchview",),
     ("scaffold",),
-    ("testing",),  # for plugin authors: no other room imports it
     ("cli",),
+    ("testing",),  # for plugin authors: no other room imports it
     ("__main__",),
 )
 _LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}

@@ -281,10 +281,6 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda run: edit(run / "run.json", lambda tree: tree.update(format=7, mtk="3.0")),
         r"a run folder of format 7 \(mtk 3.0\), but this mtk",
     ),
-    "other labels": (
-        lambda run: edit(run / "best/model.json", lambda tree: tree["tasks"]["quora"]["labels"].reverse()),
-        "task 'quora' was trained on the labels duplicate, not duplicate, but the installed plugin has not duplicate",
-    ),
     "run.json cut off": (lambda run: half(run / "run.json"), "run.json: damaged, not JSON"),
     "config.toml lost": (lambda run: (run / "config.toml").unlink(), "config.toml: cannot be read"),
     "no run": (lambda run: (run / "run.json").unlink(), "not a run folder"),

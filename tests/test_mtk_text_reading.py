@@ -91,11 +91,11 @@ def test_unreadable_files(tmp_path: Path) -> None:
 def test_bad_rows_are_tolerated_by_choice_and_counted(tmp_path: Path) -> None:
     content = SST_HEADER + GOOD + "1\tb\tx\t9\n2\tc\ty\t1\n3\td\t\t1\n"
     task = sst(tmp_path, content)
-    with pytest.raises(DataError, match=r"csv:3: .*\(2 bad rows in this file; also in lines 5\).*sst:bad_rows=2"):
+    with pytest.raises(DataError, match=r"csv:3: .*\(2 bad rows in this file; also in line 5\).*sst:bad_rows=2"):
         task.examples("train")
     with pytest.raises(DataError, match=r"; mend the file, or train with --task films=sst:bad_rows=2$"):
         SST(TaskContext("films", tmp_path)).examples("train")
-    with pytest.raises(DataError, match=r"also in lines 5\); mend the file$"):
+    with pytest.raises(DataError, match=r"also in line 5\); mend the file$"):
         task.read(tmp_path / "ids-sst-train.csv")
     assert [row.line for row in task.bad] == [3, 5]
     task = sst(tmp_path, bad_rows=2)

@@ -189,7 +189,7 @@ FAULTS = {
     "id twice": ("1\tx\ty\t3\tN\n", r"SICK_train.txt:3: row '1': its id stands already in line 2"),
     "two of them": (
         "2\tx\ty\t0\tN\n3\tx\ty\t9\tN\n",
-        r"SICK_train.txt:3: .*\(2 bad rows in this file; also in lines 4\)",
+        r"SICK_train.txt:3: .*\(2 bad rows in this file; also in line 4\)",
     ),
 }
 

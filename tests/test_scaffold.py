@@ -19,8 +19,8 @@ import pytest
 import mtk.plugins
 from mtk.cli.app import run
 from mtk.errors import ConfigError, MTKError, PluginError
-from mtk.plugins import KINDS, Plugins
-from mtk.scaffold import write_package
+from mtk.plugins import Plugins
+from mtk.scaffold import KINDS, write_package
 from tests.test_docs import SMALL_OPTIONS, blocks, command, lines_of
 
 ROOT = Path(__file__).parents[1]

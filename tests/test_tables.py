@@ -22,7 +22,7 @@ def test_known_rows_do_not_count(tolerated: int) -> None:
 def test_more_than_are_tolerated_is_one_line(skip: str, way: str) -> None:
     with pytest.raises(DataError) as found:
         check_bad_rows(BAD, 1, skip)
-    assert str(found.value) == f"a.csv:3: no label (2 bad rows in this file; also in lines 7); mend the file{way}"
+    assert str(found.value) == f"a.csv:3: no label (2 bad rows in this file; also in line 7); mend the file{way}"
 
 
 def test_many_lines_are_cut_and_one_is_not_counted() -> None:

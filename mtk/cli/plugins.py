@@ -14,16 +14,17 @@ from mtk.errors import MTKError
 
 app = typer.Typer(no_args_is_help=True, help="What is installed, by name: every task, head, encoder ...; and new ones.")
 
+KINDS = (*plugins.KINDS, "command")
 COLUMNS = ("kind", "name", "summary", "distribution", "version")
 
 
 @app.command("list")
 def list_plugins(
-    kind: Annotated[str | None, typer.Option(help=f"Only this kind: {', '.join(plugins.KINDS)} or command.")] = None,
+    kind: Annotated[str | None, typer.Option(help=f"Only this kind: {', '.join(KINDS)}.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable output.")] = False,
 ) -> None:
     """List the installed plugins and the package that each comes from, the broken ones last."""
-    rows = [row for each in (*plugins.KINDS, "command") if kind in (None, each) for row in _rows(each)]
+    rows = [row for each in KINDS if kind in (None, each) for row in _rows(each)]
     if kind not in (None, "command"):
         plugins.registered(kind)  # refuses an unknown kind
     broken = plugins.broken()
@@ -40,25 +41,30 @@ def list_plugins(
 
 @app.command("show")
 def show_plugin(
-    name: Annotated[str, typer.Argument(help="A plugin's name or alias.")],
+    words: Annotated[list[str], typer.Argument(metavar="NAME", help="A plugin's name or alias, or a command's words.")],
     kind: Annotated[str | None, typer.Option(help="Only this kind, where several have the name.")] = None,
 ) -> None:
     """Show a plugin's options, paper and origin."""
-    kinds = plugins.KINDS if kind is None else (kind,)
-    known = {(k, n): r for k in kinds for r in plugins.registered(k).values() for n in r.names}
+    name, kinds = " ".join(words), KINDS if kind is None else (kind,)
+    known = {(k, n): r for k in kinds if k != "command" for r in plugins.registered(k).values() for n in r.names}
+    commands = {c.path: c for c in plugins.commands() if "command" in kinds}
     found = [r for (_, n), r in known.items() if n == name]
-    if not found:
-        raise plugins.unknown(kind or "plugin", name, {n for _, n in known})
+    if not found and name not in commands:
+        raise plugins.unknown(kind or "plugin", name, {*(n for _, n in known), *commands})
     for place, registration in enumerate(found):
         if place:
             typer.echo()
         _show(registration)
+    if name in commands:
+        if found:
+            typer.echo()
+        _show_command(commands[name])
 
 
 @app.command("new")
 def new_package(
     package: Annotated[str, typer.Argument(metavar="mtk-NAME", help="The package; its plugin will be called NAME.")],
-    kind: Annotated[str, typer.Option(help=f"What it adds: {', '.join(plugins.KINDS)}.")],
+    kind: Annotated[str, typer.Option(help=f"What it adds: {', '.join(KINDS)}.")],
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write it. Default: ./mtk-NAME.")] = None,
 ) -> None:
     """Write a plugin package to begin with: it installs, does something, and passes its test."""
@@ -79,15 +85,20 @@ def _rows(kind: str) -> list[dict[str, Any]]:
     return [{name: getattr(r, name) for name in names} for r in plugins.registered(kind).values()]
 
 
+def _show_command(command: plugins.Command) -> None:
+    typer.echo(f"command {command.path}: {command.summary}")
+    typer.echo(f"  from: {_from(*command.origin)}")
+    typer.echo(f"\n  its options: mtk {command.path} --help")
+
+
+def _from(plugin: str, distribution: str, version: str) -> str:
+    return f"{' '.join(filter(None, (distribution, version))) or 'no distribution'}, plugin '{plugin}'"
+
+
 def _show(registration: plugins.Registration) -> None:
     r = registration
     typer.echo(f"{r.kind} {r.name}: {r.summary}")
-    origin = " ".join(filter(None, (r.distribution, r.version)))
-    facts = {
-        "aliases": ", ".join(r.aliases),
-        "paper": r.paper,
-        "from": f"{origin or 'no distribution'}, plugin '{r.plugin}'",
-    }
+    facts = {"aliases": ", ".join(r.aliases), "paper": r.paper, "from": _from(*r.origin)}
     if isinstance(r.build, str):
         facts["builds"] = r.build
     for label, text in facts.items():

@@ -9,6 +9,7 @@ A check that fails raises AssertionError that says what was expected.
 
 from __future__ import annotations
 
+from mtk.testing.commands import check_command
 from mtk.testing.modules import check_encoder, check_head
 from mtk.testing.registered import check_registered
 from mtk.testing.results import check_exporter, check_recipe, check_report
@@ -19,6 +20,7 @@ from mtk.testing.training import check_combiner, check_mixer, check_scheduler
 __all__ = [
     "check_augmentation",
     "check_combiner",
+    "check_command",
     "check_encoder",
     "check_executor",
     "check_exporter",

@@ -15,6 +15,7 @@ from torch import Tensor
 from mtk import plugins
 from mtk.errors import ConfigError
 from mtk.interfaces import Encoder, Features, Head, Target, TokenBatch
+from mtk.model import outputs_of
 from mtk.targets import Classes, MultiLabel, Number, Ordinal, Range, Ranking, Tags
 from mtk.targets.labels import is_label
 from mtk.testing.randomness import global_seed, seeded
@@ -68,6 +69,9 @@ def _check_head(make: Callable[[], Head], target: Target, labels: Sequence[Any])
     one = _features(texts, head.needs_tokens)
     views = one + _features(texts * (head.views - 1), head.needs_tokens, seed=1)
     head.eval()
+    expected, outputs = outputs_of(head, len(LENGTHS), LENGTH), head(*views)
+    found = list(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    assert expected in (None, found), f"forward: expected outputs of shape {expected}, found {found} {shape}"
     whole = _loss(head, target, views, labels).detach()
     alone = sum(_loss(head, target, [f.rows(i, i + 1) for f in views], [y]).detach() for i, y in enumerate(labels))
     assert whole.ndim == 0 and torch.isfinite(whole), f"loss: expected a finite number, found {whole} {shape}"

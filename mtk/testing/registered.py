@@ -8,6 +8,7 @@ from typing import Any
 
 from mtk import plugins
 from mtk.errors import PluginError
+from mtk.testing.commands import check_command
 from mtk.testing.modules import check_encoder, check_head
 from mtk.testing.results import check_exporter, check_recipe, check_report
 from mtk.testing.rows import check_augmentation, check_task
@@ -31,11 +32,14 @@ CHECKS: dict[str, Callable[..., None]] = {
 
 
 def check_registered(kind: str, name: str, **options: Any) -> None:
-    """Builds a registered plugin with these options and runs its kind's check.
+    """Builds a registered plugin with these options and runs its kind's check; a command's name is its path.
 
     Its options must have type hints and its constructor a docstring. Raises AssertionError, and MTKError where it
     cannot be built.
     """
+    if kind == "command":
+        check_command(name)
+        return
     described = plugins.describe(kind, name)
     assert described.doc, f"{kind} '{name}': what it builds has no docstring"
     for option in described.options:
