@@ -28,7 +28,7 @@ _SUMMARIES = {
     "exporter": "the dev rows' predictions as JSON lines",
     "report": "mean scores as a text file",
     "recipe": "two tasks of the sample and PCGrad",
-    "command": "Print the scores of finished runs as JSON lines.",
+    "command": "print the scores of finished runs as JSON lines",
 }
 _SEARCH = " --space 'optim.lr=loguniform(1e-5,1e-3)' --trials 2 --epochs 1"
 _USES = {

@@ -39,13 +39,12 @@ def run(*arguments: str) -> str:
 
 
 def test_show_a_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["plugins", "show", "task", "init"]) == 0
-    shown = capsys.readouterr().out
-    assert shown.startswith("command task init: Write a task file") and "mtk task init --help" in shown
-    assert "plugin 'files'" in shown
-    assert run(["plugins", "show", "tsk", "init"]) == 2
-    assert "unknown plugin 'tsk init'; did you mean 'task init'?" in capsys.readouterr().err
-    assert run(["plugins", "show", "task init", "--kind", "head"]) == 2
+    shown = run("show", "data", "fetch")
+    assert shown.startswith("command data fetch: fetch it") and "mtk data fetch --help" in shown
+    assert "plugin 'commands'" in shown
+    assert main_run(["plugins", "show", "dta", "fetch"]) == 2
+    assert "unknown plugin 'dta fetch'; did you mean 'data fetch'?" in capsys.readouterr().err
+    assert main_run(["plugins", "show", "data fetch", "--kind", "mixer"]) == 2
 
 
 def test_list_is_plain_and_uncropped() -> None:
