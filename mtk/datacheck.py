@@ -8,8 +8,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mtk.errors import DataError
+from mtk.errors import DataError, PluginError
 from mtk.interfaces import Example, Task, Tokenizer
+from mtk.rows import examples_of
 
 SPLITS = ("train", "dev", "test")
 _WORD = re.compile(r"[^\W_]+")
@@ -141,8 +142,8 @@ def _read(task: Task, report: DataReport) -> dict[str, Sequence[Example]]:
         if split == "test" and split not in files:
             continue
         try:
-            rows[split] = task.examples(split)
-        except DataError as error:
+            rows[split] = examples_of(task, split)
+        except (DataError, PluginError) as error:
             if str(error) not in report.errors:  # one fault keeps all splits of a file from being read
                 report.errors.append(str(error))
     return rows

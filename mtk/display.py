@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections import deque
@@ -60,6 +61,7 @@ class Display:
         self._said = time.monotonic()
         self._estimated = False
         self._epoch_seconds = 0.0
+        self._warned = False
 
     def start(self) -> None:
         """The plan, or a line where another seed has shown it."""
@@ -76,8 +78,9 @@ class Display:
             self._close()
             self._epoch_seconds = event.seconds
             say(self.console, epoch_line(event, self.session.parts.config.train.epochs))
-            if undefined := undefined_line(event.scores):
+            if (undefined := undefined_line(event)) and not self._warned:
                 say(self.console, undefined)
+                self._warned = True
             self._recent.clear()
             self._said = time.monotonic()
         elif isinstance(event, Finished):
@@ -314,12 +317,13 @@ def epoch_line(event: EpochDone, epochs: int) -> str:
     )
 
 
-def undefined_line(scores: Scores) -> str:
+def undefined_line(event: EpochDone) -> str:
     """What to make of a main metric that is no number; "" where all are."""
-    found = ", ".join(f"{metric} of task '{name}'" for name, metric in scores.undefined.items())
+    found = ", ".join(f"{metric} of task '{name}'" for name, metric in event.scores.undefined.items())
+    other = "" if math.isfinite(event.selected) else ", or choose the best epoch by another: --select-on TASK.METRIC"
     return found and (
-        f"warning: no number: dev {found}, and so no aggregate; a correlation has none where all predictions, or all "
-        "labels, are equal; look at its labels and head, or choose the best epoch by another: --select-on TASK.METRIC"
+        f"warning: no number: dev {found}; a correlation has none where all predictions, or all labels, are equal; "
+        f"look at the task's labels and head{other}"
     )
 
 

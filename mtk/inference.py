@@ -281,7 +281,7 @@ def load(
     heads = _heads(config, facts, best, tasks, encoder.hidden_size, left_out)
     if not heads:
         first = next(iter(left_out.values()))
-        raise type(first)(f"{folder.path}: {first}")
+        raise _of_kind(first, f"{folder.path}: {first}") from first
     for name, why in left_out.items():
         warnings.warn(f"{folder.path}: task '{name}' is left out: {why}", stacklevel=2)
     model = MultitaskModel(encoder, heads, build_projection(config, encoder.hidden_size))
@@ -341,7 +341,12 @@ def _fault_noted(
         fault = error if noted else plugins.blamed(error)
         if not isinstance(fault, MTKError):
             raise
-        left_out[name] = type(fault)(f"{fault}; the run {other}") if other else fault
+        left_out[name] = _of_kind(fault, f"{fault}; the run {other}" if other else str(fault))
+
+
+def _of_kind(error: MTKError, text: str) -> MTKError:
+    """What the caller of `load` gets for a fault of a task's plugin."""
+    return CheckpointError(text) if isinstance(error, CheckpointError) else PluginError(text)
 
 
 def _hardware(trained_on: Mapping[str, Any], device: str, threads: int | None) -> Hardware:

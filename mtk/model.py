@@ -112,11 +112,11 @@ class MultitaskModel(nn.Module):
 def outputs_of(head: Head, rows: int, length: int) -> list[int] | None:
     """The shape of a head's outputs for B rows of L tokens, [B, C] or [B, L, C]; None where the head or a target of
     somebody's reads them in its own way, or they are vectors of texts."""
-    target = type(head.target)
-    readers = (type(head).loss, type(head).predict, target.loss, target.predict)
+    target = head.target
+    readers = (head.loss, head.predict, target.loss, target.predict)
     if target.level == "text" or any(reader.__module__.partition(".")[0] != "mtk" for reader in readers):
         return None
-    return [rows, *([length] if target.level == "token" else []), head.target.size]
+    return [rows, *([length] if target.level == "token" else []), target.size]
 
 
 def _shape(value: Any) -> list[int] | str:

@@ -40,6 +40,8 @@ def checked_rows(rows: Any, task: Task, maker: object, what: str) -> Sequence[Ex
     for place, row in enumerate(rows):
         if not isinstance(row, Example):
             raise plugins.wrong(maker, what, "Examples", f"a {type(row).__name__} as row {place + 1}")
+        if not isinstance(row.id, str):
+            raise plugins.wrong(maker, what, f"a str as the id of row {place + 1}", repr(row.id))
         for name, text in (("text", row.text), ("pair", row.pair if task.paired else "")):
             if not isinstance(text, str):
                 raise plugins.wrong(maker, f"{what}: row '{row.id}'", f"a str as its {name}", repr(text))

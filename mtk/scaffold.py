@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from string import Template
 
@@ -54,9 +54,10 @@ _FILES = {  # beside the module: template -> file
 }
 
 
-def write_package(package: str, kind: str, folder: Path) -> list[Path]:
+def write_package(package: str, kind: str, folder: Path, commands: Collection[str] = ()) -> list[Path]:
     """Writes the package `mtk-NAME`, a plugin of the kind called NAME, into a new folder. Returns its files, sorted.
 
+    commands: the names that no further command can have.
     Raises ConfigError for a name that no package or plugin can have, or that is taken, and for a folder with files in
     it; PluginError for an unknown kind. Nothing is left behind then.
     """
@@ -64,14 +65,16 @@ def write_package(package: str, kind: str, folder: Path) -> list[Path]:
         raise PluginError(f"unknown plugin kind '{kind}'{did_you_mean(kind, KINDS)}")
     known = {} if kind == "command" else plugins.registered(kind)
     taken = {alias for registration in known.values() for alias in registration.names}
-    taken |= {c.path for c in plugins.commands() if kind == "command"}
+    if kind == "command":
+        taken = {*commands, *(c.path.split()[0] for c in plugins.commands())}
     if not _PACKAGE.fullmatch(package):
         raise ConfigError(
             f"expected a package name mtk-NAME of lower-case letters, digits and -, such as mtk-cola, found '{package}'"
         )
     name, module = package.removeprefix("mtk-"), package.replace("-", "_")
     if name in taken:
-        raise ConfigError(f"the {kind} '{name}' is already there (mtk plugins show {name}); choose another name")
+        look = f"mtk {name} --help" if kind == "command" else f"mtk plugins show {name}"
+        raise ConfigError(f"the {kind} '{name}' is already there ({look}); choose another name")
     if importlib.util.find_spec(module) is not None:
         raise ConfigError(f"a module {module} is already installed, and two cannot be; choose another name")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -29,6 +29,7 @@ from mtk.errors import CheckpointError, ConfigError, MTKError, PluginError
 from mtk.findings import change, keep_best, take_over, tidy, write_best, write_trials
 from mtk.interfaces import Executor, Job, SearchState, TrialRecord, Tuner, Worker
 from mtk.ledger import OVER, Ledger
+from mtk.rows import examples_of
 from mtk.run import RunFolder, write_atomically
 from mtk.searchfolder import (
     FORMAT,
@@ -133,7 +134,7 @@ class Search:
             plan = search.plan = replace(plan, config=plan.config.model_copy(update={"train": train}))
         first = search._next()
         tasks = build_tasks(plan.config)
-        dev = {name: task.examples("dev") for name, task in tasks.items()}
+        dev = {name: examples_of(task, "dev") for name, task in tasks.items()}
         check_dev(tasks, dev)
         check_select_on(plan.config, tasks, dev)
         found: dict[str, Any] = {"data": complete(plan.config, tasks).data}  # wherever a resume is started from

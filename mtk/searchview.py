@@ -14,6 +14,7 @@ from rich.table import Table
 
 from mtk.api import signals
 from mtk.display import count, duration, leak_warning, make_console, say, show_table
+from mtk.errors import CheckpointError
 from mtk.findings import scheduled, with_epochs
 from mtk.interfaces import TrialRecord
 from mtk.notices import is_broken_pipe, silence
@@ -165,7 +166,9 @@ def show_end(search: Search, console: Console) -> None:
         say(console, f"ended: {search.ended}")
     best = search.best
     if best is None:
-        say(console, "no trial has ended an epoch: there is no best")
+        ended = any(trial.scores for trial in search.trials)
+        number = f"no epoch has a number as its {search.plan.config.train.select_on}"
+        say(console, f"{number if ended else 'no trial has ended an epoch'}: there is no best")
         return
     epoch = best.scores.index(best.best) + 1
     say(console, f"best: trial {best.number}, epoch {epoch}, {search.plan.config.train.select_on} {best.best:.4f}")
@@ -173,8 +176,9 @@ def show_end(search: Search, console: Console) -> None:
         say(console, f"  {key} = {_value(value)}")
     again = shlex.join(["mtk", "train", "--config", str(search.folder / "best.toml")])
     say(console, f"its settings: {again} | its model: {search.folder / 'best'}")
-    if leaks := RunFolder(search.folder / "best").facts.get("leaks"):
-        say(console, leak_warning(leaks))
+    with contextlib.suppress(CheckpointError):  # somebody may have moved it away
+        if leaks := RunFolder(search.folder / "best").facts.get("leaks"):
+            say(console, leak_warning(leaks))
     if len(best.stages) > 1:
         replay = shlex.join(["mtk", "train", "--config", str(search.folder / "best_schedule.toml")])
         say(console, f"its settings changed on the way ({_chain(best)}); the whole way: {replay}")

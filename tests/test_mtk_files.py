@@ -147,6 +147,28 @@ def test_several_files_and_patterns(tmp_path: Path) -> None:
     assert {file.name for file in found.source.files.values()} == {"part-1.csv", "part-2.csv"}
 
 
+@pytest.mark.parametrize(
+    ("names", "ids"),
+    [
+        (["a/reviews.csv", "b/reviews.csv"], {"a/reviews.csv:2", "b/reviews.csv:2"}),
+        (["reviews.csv", "reviews.jsonl"], {"reviews.csv:2", "reviews.jsonl:2"}),
+        (["a/one.csv", "b/two.csv"], {"one:2", "two:2"}),
+    ],
+)
+def test_rows_of_files_of_one_name_have_ids_of_their_own(names: list[str], ids: set[str], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        texts = [f"a text {number} of {name}" for number in range(20)]
+        lines = [json.dumps({"text": text, "label": text[7:8]}) for text in ["", *texts]]
+        write(tmp_path / name, csv_of("xy" * 10) if name.endswith(".csv") else "\n".join(lines[1:]))
+    options = {"text": "text", "label": "label"}
+    found = task("classes", data=[str(tmp_path / name) for name in names], **options)
+    seen = [row.id for row in all_rows(found)]
+    assert ids <= set(seen) and len(seen) == len(set(seen)) == 40
+    twice = task("classes", data=[str(tmp_path / name) for name in [names[0], *names]], **options)
+    assert [row.id for row in all_rows(twice)] == seen  # a file that is named twice counts once
+
+
 # ---------------------------------------------------------------------------------------------- what is wrong
 
 GOOD = csv_of("xy" * 10)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 
@@ -14,6 +15,7 @@ from mtk_text.tasks import SST, STS, FileTask, Quora
 
 class ToyModel(SimpleNamespace):
     tasks: dict[str, FileTask]
+    left_out: Mapping[str, str] = MappingProxyType({})
 
     def predict(self, task: str, rows: list[Example]) -> list[Prediction]:
         value = {"sst": 3, "para": 1, "sts": 2.5}[task]
@@ -56,6 +58,9 @@ def test_another_data_folder_and_missing_tasks(tmp_path: Path) -> None:
     results = CS224N()(known, tmp_path / "out", folder_of(tmp_path / "other", "2"))
     assert (tmp_path / "out" / "sst-dev-output.csv").read_text().splitlines()[1] == "a2 , 3 "
     assert "the model has no such task (it has sst)" in results[-1].skipped
+    known.left_out = {"sts": "its labels changed"}
+    results = CS224N()(known, tmp_path / "again", None)
+    assert "the model has no such task (it has sst; left out: sts)" in results[-1].skipped
     assert known.tasks["sst"].examples("dev")[0].id == "a"
 
 

@@ -79,6 +79,31 @@ def test_a_task_that_changed_in_the_same_version_is_left_out_too(
     assert list(model.tasks) == ["sst"] and len(model.predict("sst", ["a film"])) == 1
 
 
+class Picky(mtk.DataError):
+    def __init__(self, file: str, line: int) -> None:
+        super().__init__(f"{file}:{line}: no")
+
+
+class Gone(Sound):
+    def __init__(self, context: mtk.TaskContext) -> None:
+        raise Picky("rows.csv", 3)
+
+
+def test_a_fault_of_any_class_is_told(use: Callable[[Any], Plugins], tmp_path: Path) -> None:  # noqa: F811
+    use(plugin("task", Sound))
+    out = tmp_path / "r"
+    assert run(["train", "--task", "bad", *SMALL_OPTIONS, "--out", str(out)]) == 0
+    facts = json.loads((out / "run.json").read_text())
+    facts["plugins"]["task bad"] = "mtk-bad 0.2"
+    (out / "run.json").write_text(json.dumps(facts))
+    use(plugin("task", Gone))
+    with (
+        pytest.warns(UserWarning, match="the run used mtk-bad 0.2"),
+        pytest.raises(mtk.PluginError, match=r"rows\.csv:3: no; the run used mtk-bad 0.2"),
+    ):
+        mtk.load(out, device="cpu", threads=1)
+
+
 class Plain(mtk.Head):
     hidden = 4
 

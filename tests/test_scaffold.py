@@ -66,12 +66,19 @@ def test_a_new_package_of_any_kind_passes_its_own_test(
         ("mtk-3-way", "task", "found 'mtk-3-way'"),
         ("mtk-sst", "task", "the task 'sst' is already there"),
         ("mtk-heads", "combiner", "a module mtk_heads is already installed"),
+        ("mtk-task", "command", "the command 'task' is already there .mtk task --help."),
         ("mtk-mine", "tsk", "unknown plugin kind 'tsk'; did you mean 'task'"),
     ],
 )
 def test_what_no_package_can_be_called(package: str, kind: str, text: str, tmp_path: Path) -> None:
     with pytest.raises(MTKError, match=text):
         write_package(package, kind, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_no_command_takes_the_place_of_mtk_s_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plugins", "new", "mtk-train", "--kind", "command", "--out", str(tmp_path / "new")]) == 2
+    assert "the command 'train' is already there" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 

@@ -63,6 +63,7 @@ def show_plugin(
 
 @app.command("new")
 def new_package(
+    context: typer.Context,
     package: Annotated[str, typer.Argument(metavar="mtk-NAME", help="The package; its plugin will be called NAME.")],
     kind: Annotated[str, typer.Option(help=f"What it adds: {', '.join(KINDS)}.")],
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to write it. Default: ./mtk-NAME.")] = None,
@@ -71,7 +72,9 @@ def new_package(
     from mtk.scaffold import write_package
 
     folder = Path(package) if out is None else out
-    for file in write_package(package, kind, folder):
+    root = context.find_root()
+    commands = root.command.list_commands(root) if isinstance(root.command, typer.core.TyperGroup) else []
+    for file in write_package(package, kind, folder, commands):
         typer.echo(f"{file}")
     typer.echo(f"\nnext: pip install -e {folder} pytest; python -m pytest {folder}/tests; {folder}/README.md")
 

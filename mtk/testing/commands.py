@@ -24,7 +24,7 @@ def check_command(path: str) -> None:
     away = [b.reason for b in plugins.broken() if f"command '{path}'" in b.reason]
     assert path in {c.path for c in plugins.commands()}, "; ".join(away)
     alone = typer.Typer(add_completion=False)
-    alone.command()(known[path].function)
+    alone.command("it")(known[path].function)
     for parameter in get_command(alone).params:
         assert getattr(parameter, "help", None), f"command '{path}': {parameter.name} has no help"
     code, shown = _run(path, "--help")

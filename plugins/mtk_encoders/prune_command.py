@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mtk import CheckpointError, ConfigError
+from mtk import CheckpointError, ConfigError, PluginError
 
 if TYPE_CHECKING:
     from mtk import RunFolder, TrainedModel
@@ -85,6 +85,9 @@ def prune(run: Path, out: Path, budget: Budget, *, rows: int = 500, command: str
     if (status := folder.facts.get("status")) != "finished":
         raise CheckpointError(f"{run}: expected a finished run, found status {status}: mtk train --resume {run}")
     trained = load(run, **settings)
+    if trained.left_out:  # its scores and importances would be missing from what is written
+        name, why = next(iter(trained.left_out.items()))
+        raise PluginError(f"{run}: a run is pruned with all its tasks, but '{name}' is left out: {why}")
     encoder = _bert(run, trained)
     there = [encoder.config.heads(layer) for layer in range(encoder.config.num_hidden_layers)]
     count = _count(run, there, budget)

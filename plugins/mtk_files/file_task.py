@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -210,7 +211,8 @@ class FileTask(Task):
             else:
                 self._note(f"{file.name}: {table.form}, {len(rows):,} rows")
                 if len(self._found()[part]) > 1:
-                    rows = [_renamed(row, f"{file.stem}:{row.id}") for row in rows]
+                    label = _labels(self._found()[part])[file]
+                    rows = [_renamed(row, f"{label}:{row.id}") for row in rows]
             read.setdefault(part, []).extend(rows)
             bad += wrong
             self.there = self.there or table.columns
@@ -385,6 +387,15 @@ class FileTask(Task):
 
 def _good(examples: Sequence[Example | None]) -> tuple[Example, ...]:
     return tuple(example for example in examples if example is not None)
+
+
+def _labels(files: Sequence[Path]) -> dict[Path, str]:
+    """A short name of each file, unlike the others': its stem, else its name, else its path from where they part."""
+    shared = os.path.commonpath([file.absolute().parent for file in files])
+    paths = [file.absolute().relative_to(shared).as_posix() for file in files]
+    ways = ([file.stem for file in files], [file.name for file in files])
+    names = next((way for way in ways if len(set(way)) == len(files)), paths)
+    return dict(zip(files, names, strict=True))
 
 
 def _renamed(row: Row, id: str) -> Row:

@@ -72,7 +72,8 @@ class CS224N:
 
 def _export(model: Any, name: str, task: FileTask | None, form: Form, split: str, file: Path) -> Exported:
     if task is None:
-        return Exported(file, skipped=f"the model has no such task (it has {', '.join(model.tasks) or 'none'})")
+        away = f"; left out: {', '.join(model.left_out)}" if model.left_out else ""
+        return Exported(file, skipped=f"the model has no such task (it has {', '.join(model.tasks) or 'none'}{away})")
     try:
         there = split in task.source.files
     except DataError as error:
