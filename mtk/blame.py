@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from mtk.errors import PluginError
 from mtk.faults import one_line, who
 from mtk.registration import Registration
+
+_CALL = re.compile(r"(\w+)\.\w+\(\) (?:takes|missing|got) ")  # how Python says that a method does not take a call
 
 
 def origin(thing: Any, known: Iterable[Registration]) -> Registration | None:
@@ -43,6 +46,8 @@ def blamed(error: BaseException, known: Iterable[Registration], ours: str) -> Pl
         return error
     registrations = list(known)
     by_package = {package(target_name(r)): r for r in reversed(registrations)}
+    if (called := _uncallable(error, registrations)) is not None:
+        return None if called.distribution == ours else PluginError(f"{plugin_of(called)}: {one_line(error)}")
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         thing = frame.f_locals.get("self")
         own = by_package.get(package(frame.f_globals.get("__name__", "")))
@@ -57,6 +62,15 @@ def blamed(error: BaseException, known: Iterable[Registration], ours: str) -> Pl
             f"{whose} failed: {type(error).__name__}: {one_line(error)} ({file.parent.name}/{file.name}:{line})"
         )
     return None
+
+
+def _uncallable(error: BaseException, known: Iterable[Registration]) -> Registration | None:
+    """The plugin whose method does not take the arguments of its kind, so that the call never reached its code."""
+    match = _CALL.match(str(error)) if isinstance(error, TypeError) else None
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if match is None or not frames or package(frames[-1].f_globals.get("__name__", "")) != "mtk":
+        return None
+    return next((r for r in known if target_name(r).endswith(f":{match[1]}")), None)
 
 
 def plugin_of(registration: Registration) -> str:

@@ -35,6 +35,8 @@ def export(spec: str, model: TrainedModel, folder: Path, data: Path | None = Non
     files = exporter(model, folder, data)
     if not isinstance(files, Sequence) or not all(isinstance(file, Exported) for file in files):
         raise plugins.wrong(exporter, "its answer", "a list of mtk.Exported, one a file", repr(files))
+    if lost := [file.file for file in files if not file.skipped and not Path(file.file).is_file()]:
+        raise plugins.wrong(exporter, "its answer", "files that it wrote", f"no file {lost[0]}")
     if all(file.skipped for file in files):
         first = f"; the first: {files[0].skipped}" if files else ""
         raise DataError(f"exporter '{name}': {folder}: no file could be written{first}")

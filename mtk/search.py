@@ -243,8 +243,10 @@ class Search:
         for worker in [*(slot.worker for slot in self._slots), *self._idle]:
             worker.end()
         self._slots, self._idle = [], []
-        self.executor.close()
-        release(self._lock)
+        try:
+            self.executor.close()
+        finally:
+            release(self._lock)
 
     def _hold(self) -> None:
         if not self._lock.is_locked:
@@ -436,7 +438,10 @@ class Search:
             if worker.alive:
                 return worker
             worker.end()
-        return self.executor.start(self.folder.absolute() / "worker.log")
+        worker = self.executor.start(self.folder.absolute() / "worker.log")
+        if not isinstance(worker, Worker):
+            raise plugins.wrong(self.executor, "start", "a mtk.Worker", repr(worker))
+        return worker
 
     def _take_over(self, number: int, origin: int) -> None:
         """The trial's run folder becomes that of another, which stands at the end of the same epoch. Raises MTKError.

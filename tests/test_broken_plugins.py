@@ -526,6 +526,26 @@ class Bagless(BadTuner):
         return mtk.Job(1, [0.1])  # type: ignore[arg-type]
 
 
+class Workless(BadExecutor):
+    def open(self, folder: Path, slots: int) -> list[str]:
+        return []
+
+    def threads(self, slots: int) -> None:
+        return None
+
+    def start(self, log: Path) -> Any:
+        return None
+
+
+class Unasked(Workless):
+    def start(self) -> Any:  # type: ignore[override]
+        return None
+
+
+class Unplaced:
+    def __call__(self, model: Any) -> Any: ...
+
+
 class Undecided(BadTuner):
     def next(self, state: Any) -> Any:
         return None if state.trials else mtk.Job(2, state.sample(0))
@@ -580,6 +600,8 @@ ANSWERS: list[tuple[str, Any, str]] = [
     ("tuner", Misspelt, "next: expected a Job with values for optim.lr, found parameters={'optim.lrr': 0.1}"),
     ("tuner", Bagless, "next: expected a Job with values for optim.lr, found parameters=[0.1]"),
     ("tuner", Elsewhere, "tuner 'bad': expected a job"),
+    ("executor", Workless, "executor 'bad' of plugin 'bad' (mtk-bad 0.3): start: expected a mtk.Worker, found None"),
+    ("executor", Unasked, "plugin 'bad' (mtk-bad 0.3): Unasked.start() takes 1 positional argument but 2 were given"),
     ("recipe", folder_of_nothing, "gave 'recipe.toml', which is no Path"),
 ]
 
@@ -605,9 +627,12 @@ def test_a_sweep_goes_on_after_a_broken_cell_and_broken_reports(
         register("bad", BadReport, "raises")
         register("odd", lambda: lambda table, folder: "here", "gives no path")
         register("none", lambda: lambda table, folder: folder / "none.txt", "writes no file")
+        register("short", Unplaced, "takes no folder")
 
     found = use(plugin("head", register_reports=register_reports))
-    found._registered["report"] = {name: found._registered["report"][name] for name in ("bad", "odd", "none", "csv")}
+    found._registered["report"] = {
+        name: found._registered["report"][name] for name in ("bad", "odd", "none", "short", "csv")
+    }
     base: dict[str, Any] = {
         "encoder": "tiny",
         "data": {"sample": "always", "max_train_rows": 16},
@@ -621,6 +646,7 @@ def test_a_sweep_goes_on_after_a_broken_cell_and_broken_reports(
     shown = " ".join(capsys.readouterr().out.split())
     assert "bad: not written: report 'bad' of plugin 'bad' (mtk-bad 0.3) failed: RuntimeError" in shown
     assert "odd: not written: " in shown and "expected the path of the file that it wrote, found 'here'" in shown
+    assert "short: not written: plugin 'bad' (mtk-bad 0.3): Unplaced.__call__() takes 2 positional" in shown
     assert "none: not written: " in shown and "none.txt" in shown
 
 
@@ -634,6 +660,18 @@ def test_an_exporter_that_answers_otherwise_is_named(
     )
     with pytest.raises(mtk.MTKError, match=re.escape(text)):
         export("bad", toy_model(), tmp_path)
+
+
+def test_an_exporter_that_wrote_nothing_or_cannot_be_called_is_named(
+    use: Callable[[Any], Plugins], tmp_path: Path
+) -> None:
+    use(plugin("exporter", lambda: lambda model, folder, data: [mtk.Exported(folder / "no.txt", 3)]))
+    with pytest.raises(PluginError, match=r"its answer: expected files that it wrote, found no file .*no\.txt"):
+        export("bad", toy_model(), tmp_path)
+    found = use(plugin("exporter", Unplaced))
+    with pytest.raises(TypeError) as caught:
+        export("bad", toy_model(), tmp_path)
+    assert "plugin 'bad' (mtk-bad 0.3): Unplaced.__call__() takes 2 positional" in str(found.blamed(caught.value))
 
 
 def test_a_broken_task_of_a_run_is_left_out(use: Callable[[Any], Plugins], tmp_path: Path) -> None:

@@ -32,6 +32,13 @@ class More(Sound):
     target = mtk.Classes(["no", "yes", "maybe"])
 
 
+def older(out: Path) -> None:
+    """Makes the run one of version 0.2 of the package."""
+    facts = json.loads((out / "run.json").read_text())
+    facts["plugins"]["task bad"] = "mtk-bad 0.2"
+    (out / "run.json").write_text(json.dumps(facts))
+
+
 @pytest.mark.parametrize(
     ("build", "name", "why"),
     [
@@ -51,9 +58,7 @@ def test_another_version_is_told_and_a_task_that_changed_is_left_out(
     use(plugin("task", Sound))
     out = tmp_path / "r"
     assert run(["train", "--task", "sst", "--task", "bad", "--sample", *SMALL_OPTIONS, "--out", str(out)]) == 0
-    facts = json.loads((out / "run.json").read_text())
-    facts["plugins"]["task bad"] = "mtk-bad 0.2"
-    (out / "run.json").write_text(json.dumps(facts))
+    older(out)
     use(plugin("task", build, name))
     with pytest.warns(UserWarning) as caught:
         model = mtk.load(out, device="cpu", threads=1)
@@ -93,9 +98,7 @@ def test_a_fault_of_any_class_is_told(use: Callable[[Any], Plugins], tmp_path: P
     use(plugin("task", Sound))
     out = tmp_path / "r"
     assert run(["train", "--task", "bad", *SMALL_OPTIONS, "--out", str(out)]) == 0
-    facts = json.loads((out / "run.json").read_text())
-    facts["plugins"]["task bad"] = "mtk-bad 0.2"
-    (out / "run.json").write_text(json.dumps(facts))
+    older(out)
     use(plugin("task", Gone))
     with (
         pytest.warns(UserWarning, match="the run used mtk-bad 0.2"),
@@ -156,9 +159,7 @@ def test_a_resume_with_another_version_is_told_and_recorded(
     for event in events.run():
         if isinstance(event, mtk.EpochDone):
             events.stop()
-    facts = json.loads((out / "run.json").read_text())
-    facts["plugins"]["task bad"] = "mtk-bad 0.2"
-    (out / "run.json").write_text(json.dumps(facts))
+    older(out)
     with pytest.warns(UserWarning, match="the run used mtk-bad 0.2, and 0.3 is installed"):
         again = session.resume(out)
     for _ in again.run():

@@ -44,17 +44,17 @@ TASKS = {"words": {"batch_size": 8}, "pairs": {"head": "cosine"}}
 SPACE = Space.parse(["optim.lr=loguniform(1e-3, 1e-1)"])
 
 
-class Here:
+class Here(mtk.Worker):
     """The worker on a thread of this process, instead of in its own; what is said and heard is the same."""
 
     made = 0
+    alive = True
 
     def __init__(self, log: Path) -> None:
         log.touch()
         Here.made += 1
         self.orders: queue.Queue[str] = queue.Queue()
         self.answers: queue.Queue[Any] = queue.Queue()
-        self.alive = True
         threading.Thread(target=Trainer(self.source(), self).serve, daemon=True).start()  # type: ignore[arg-type]
 
     def source(self) -> Iterator[str]:

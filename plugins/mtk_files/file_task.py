@@ -202,6 +202,8 @@ class FileTask(Task):
             raise DataError(f"task '{self.name}' has rows of its own and no sample; leave out --sample")
         read: dict[str, list[Row]] = {}
         bad: list[BadRow] = []
+        parts = {} if self.hub is not None else self._found()
+        labels = {part: _labels(files) for part, files in parts.items() if len(files) > 1}
         for part, place, file, table in self._tables():
             rows, wrong = read_rows(place, file, table, self.layout, labelled=part != "test")
             if not rows:
@@ -210,9 +212,8 @@ class FileTask(Task):
                 self._note(f"{place}: {len(rows):,} rows")
             else:
                 self._note(f"{file.name}: {table.form}, {len(rows):,} rows")
-                if len(self._found()[part]) > 1:
-                    label = _labels(self._found()[part])[file]
-                    rows = [_renamed(row, f"{label}:{row.id}") for row in rows]
+                if part in labels:
+                    rows = [_renamed(row, f"{labels[part][file]}:{row.id}") for row in rows]
             read.setdefault(part, []).extend(rows)
             bad += wrong
             self.there = self.there or table.columns
@@ -391,11 +392,11 @@ def _good(examples: Sequence[Example | None]) -> tuple[Example, ...]:
 
 def _labels(files: Sequence[Path]) -> dict[Path, str]:
     """A short name of each file, unlike the others': its stem, else its name, else its path from where they part."""
+    for names in ([file.stem for file in files], [file.name for file in files]):
+        if len(set(names)) == len(files):
+            return dict(zip(files, names, strict=True))
     shared = os.path.commonpath([file.absolute().parent for file in files])
-    paths = [file.absolute().relative_to(shared).as_posix() for file in files]
-    ways = ([file.stem for file in files], [file.name for file in files])
-    names = next((way for way in ways if len(set(way)) == len(files)), paths)
-    return dict(zip(files, names, strict=True))
+    return {file: file.absolute().relative_to(shared).as_posix() for file in files}
 
 
 def _renamed(row: Row, id: str) -> Row:
