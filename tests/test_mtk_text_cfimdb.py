@@ -68,12 +68,12 @@ def test_the_courses_submission(tmp_path: Path) -> None:
     """Beside the six files of the multitask project, which are named even where there is no such task."""
     folder = put(tmp_path / "data")
     out = tmp_path / "out"
-    results = CS224N()(ToyModel(tasks={"reviews": CFIMDB(TaskContext("reviews", folder))}), out)
+    results = CS224N()(ToyModel(left_out={}, tasks={"reviews": CFIMDB(TaskContext("reviews", folder))}), out)
     written = {result.file.name: result.rows for result in results if not result.skipped}
     assert written == {"finetune-cfimdb-dev-out.csv": 2, "finetune-cfimdb-test-out.csv": 1}
     assert (out / "finetune-cfimdb-dev-out.csv").read_bytes() == b"id \t Predicted_Sentiment \na , 1 \nb , 1 \n"
     assert len(results) == 8
-    without = CS224N()(ToyModel(tasks={"sst": SST(TaskContext("sst", folder))}), out)
+    without = CS224N()(ToyModel(left_out={}, tasks={"sst": SST(TaskContext("sst", folder))}), out)
     assert not [result for result in without if "cfimdb" in result.file.name]
 
 
